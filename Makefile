@@ -1,0 +1,70 @@
+# What people and CI run. Everything is built for one target (.cargo/config.toml).
+TARGET := x86_64-unknown-linux-gnu
+BUILT := target/$(TARGET)
+PREFIX ?= $(HOME)/.local
+CARGO ?= cargo
+# Tests stop the kernel at named points; this compiles them in.
+TESTING := --workspace --features factory/failpoints
+# What people install, measured from outside.
+BENCHED := --package factory --package factory-agent --package factory-tests
+
+.PHONY: build install test demo record check bench soak soak-engines
+
+build:
+	$(CARGO) build
+
+install:
+	$(CARGO) build --release
+	install -D -m 755 $(BUILT)/release/factory $(DESTDIR)$(PREFIX)/bin/factory
+	install -D -m 755 $(BUILT)/release/factory-agent $(DESTDIR)$(PREFIX)/lib/factory/factory-agent
+
+# The build comes first by itself: the end-to-end tests run the programs that it makes.
+test:
+	sh tests/prepare
+	$(CARGO) build $(TESTING) --lib --bins --tests
+	$(CARGO) test $(TESTING) --no-fail-fast
+
+demo:
+	sh tests/prepare
+	$(CARGO) build
+	$(BUILT)/debug/factory demo
+
+# The terminal session in docs/, from a real `factory demo`. A test holds it against another one.
+record:
+	sh tests/prepare
+	$(CARGO) build $(TESTING) --lib --bins --tests
+	FACTORY_RECORD=$(CURDIR)/docs/demo.cast $(CARGO) test $(TESTING) --test loop -- --exact \
+		recording::the_recording_shows_what_the_demo_prints
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(TESTING) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(TESTING) --no-deps
+	$(CARGO) test $(TESTING) --test hygiene
+
+# One selection for both commands, so that nothing is compiled twice.
+bench:
+	sh tests/prepare
+	$(CARGO) build --release $(BENCHED) --bins
+	$(CARGO) bench $(BENCHED) --bench loop
+
+# Kills launcher, kernel, gateway and containers at random on the real engine, and
+# prints what was lost and doubled in its last line. `KILLS=50 make soak` takes less
+# time; `SEED=<number> make soak` makes the same choices again.
+KILLS ?= 1000
+soak:
+	sh tests/prepare
+	$(CARGO) build $(TESTING) --lib --bins --tests
+	FACTORY_KILLS=$(KILLS) FACTORY_SEED=$(SEED) FACTORY_SOAK_RESULT=$(CURDIR)/target/soak \
+		$(CARGO) test $(TESTING) --test sweep -- --ignored --exact docker::soak --nocapture
+	@cat target/soak
+
+# The three real projects of `make test`, each with its real engine, COUNT times in a
+# row. The first failure ends it; the last line says how far it came.
+COUNT ?= 10
+soak-engines:
+	sh tests/prepare
+	$(CARGO) build $(TESTING) --lib --bins --tests
+	FACTORY_ROUNDS=$(COUNT) FACTORY_SOAK_RESULT=$(CURDIR)/target/soak-engines \
+		$(CARGO) test $(TESTING) --test loop -- --ignored --exact projects::soak --nocapture
+	@cat target/soak-engines

@@ -1,0 +1,134 @@
+//! `factory plan`: what begins next, and why the rest does not.
+
+use crate::{
+    clock,
+    factory::Factory,
+    failure::Failure,
+    views::{self, standing::StandingView},
+    wait::{self, Running},
+};
+use factory_core::{
+    config::{Amounts, Slots},
+    plan::Observed,
+    quantity::{Bytes, Milli},
+    schedule,
+};
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// The plan in JSON.
+#[derive(Debug, Serialize)]
+struct PlanView {
+    /// Whether a factory runs; what starts is only what would, where none does.
+    running: bool,
+    slots: Share<u32>,
+    /// Bytes.
+    memory: Share<u64>,
+    /// Thousandths of a processor core.
+    milli_cpus: Share<u64>,
+    /// Every open issue, what begins first before the rest.
+    issues: Vec<StandingView>,
+}
+
+#[derive(Debug, Serialize)]
+struct Share<T> {
+    used: T,
+    /// Null where no factory has seen the container engine yet.
+    total: Option<T>,
+}
+
+/// Prints the plan.
+pub fn run(factory: &Factory, json: bool) -> Result<ExitCode, Failure> {
+    let running = wait::kernel(&factory.places)?;
+    let view = view(factory, running);
+    if json {
+        views::print_json(&view)?;
+    } else {
+        views::print(&show(&view))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the kernel that runs, or ran last, sees of the engine.
+pub(super) fn observed(factory: &Factory, running: Option<Running>) -> Observed {
+    let kernel = factory.state.meta.kernel.as_ref();
+    let unknown = Amounts {
+        memory: Bytes(u64::MAX),
+        cpus: Milli(u64::MAX),
+    };
+    let ending = factory.state.meta.ending;
+    Observed {
+        draining: running.is_some() && ending.is_some(),
+        engine: kernel.and_then(|kernel| kernel.engine).unwrap_or(unknown),
+        slots: kernel.filter(|_| running.is_some()).and_then(|k| k.slots),
+        ..Observed::default()
+    }
+}
+
+fn view(factory: &Factory, running: Option<Running>) -> PlanView {
+    let state = &factory.state;
+    let observed = observed(factory, running);
+    let capacity = state.config.config.capacity(&observed.engine);
+    let known = |total: u64| (total < u64::MAX >> 1).then_some(total);
+    let slots = match (observed.slots, state.config.config.slots) {
+        (None, Slots::Auto) if known(observed.engine.memory.0).is_none() => None,
+        _ => Some(state.slots(&observed)),
+    };
+    let runs = || state.runs.values().map(|run| &run.requests);
+    let mut issues: Vec<StandingView> = schedule::explain(state, &observed, clock::now())
+        .iter()
+        .filter_map(|(number, standing)| {
+            let issue = state.issues.get(number)?;
+            Some(StandingView::new(issue, standing))
+        })
+        .collect();
+    issues.sort_by_key(StandingView::rank);
+    PlanView {
+        running: running.is_some(),
+        slots: Share {
+            used: u32::try_from(state.runs.len()).unwrap_or(u32::MAX),
+            total: slots,
+        },
+        memory: Share {
+            used: runs().map(|asked| asked.memory.0).sum(),
+            total: known(capacity.memory.0),
+        },
+        milli_cpus: Share {
+            used: runs().map(|asked| asked.cpus.0).sum(),
+            total: known(capacity.cpus.0),
+        },
+        issues,
+    }
+}
+
+fn show(view: &PlanView) -> String {
+    let total = |total: Option<String>| total.unwrap_or_else(|| "?".to_owned());
+    let mut out = format!(
+        "slots: {}/{}  memory: {}/{}  cpus: {}/{}\n",
+        view.slots.used,
+        total(view.slots.total.map(|n| n.to_string())),
+        gib(view.memory.used),
+        total(view.memory.total.map(gib)),
+        Milli(view.milli_cpus.used),
+        total(view.milli_cpus.total.map(|n| Milli(n).to_string())),
+    );
+    if !view.running {
+        out.push_str("The factory does not run; `factory start` begins what is first here.\n");
+    }
+    if view.issues.is_empty() {
+        out.push_str("\nThere is no open issue: file one with `factory issue new`.\n");
+        return out;
+    }
+    let rows: Vec<_> = view.issues.iter().map(StandingView::row).collect();
+    out.push_str(&format!(
+        "\n{}",
+        views::table(["#", "PRIORITY", "STANDING", "TITLE"], &rows)
+    ));
+    out
+}
+
+/// Memory with one decimal, in GiB.
+fn gib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 30;
+    format!("{}.{}GiB", tenths / 10, tenths % 10)
+}

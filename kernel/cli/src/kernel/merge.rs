@@ -1,0 +1,197 @@
+//! Where work leaves our repositories: work branches and the target.
+
+use super::{
+    Outcome,
+    tools::{Repos, Tools, Work},
+};
+use crate::failure::Failure;
+use factory_core::{
+    event::{EffectResult, Event, MergeResult},
+    ids::{Oid, PrNo},
+    model::{EffectKind, Pr, PrState},
+    state::State,
+};
+use factory_ledger::{
+    advance::{Advance, Prepared, advance_target, prepare_advance, recover_advance},
+    failpoint::{Process::Kernel, around},
+    merge::{Author, MergeOutcome, make_merge, tree_of},
+    user::Move,
+};
+use factory_runtime::Runtime;
+use std::{path::PathBuf, sync::Arc};
+
+/// Performs a recorded effect; one that an earlier kernel may have begun is looked for first.
+pub fn perform<R: Runtime>(
+    tools: Arc<Tools<R>>,
+    state: &State,
+    key: &str,
+    begun_before: bool,
+) -> Work {
+    let Some(effect) = state.effects.get(key).cloned() else {
+        return Box::pin(async { Ok(Outcome::default()) });
+    };
+    Box::pin(async move {
+        let result = tools
+            .git(move |repos| match effect.kind {
+                EffectKind::MoveBranch {
+                    branch, old, new, ..
+                } => move_branch(repos, &branch, old.as_ref(), &new),
+                EffectKind::AdvanceTarget {
+                    branch,
+                    old,
+                    new,
+                    worktree,
+                    ..
+                } => {
+                    let worktree = worktree.map(PathBuf::from);
+                    if begun_before {
+                        return Ok(advanced(around(Kernel, "recover-merge", || {
+                            recover_advance(
+                                &repos.user,
+                                &repos.door,
+                                &branch,
+                                &old,
+                                &new,
+                                worktree.as_deref(),
+                            )
+                        })?));
+                    }
+                    match prepare_advance(&repos.user, &repos.door, &branch, &old, &new)? {
+                        Prepared::Settled(outcome) => return Ok(advanced(outcome)),
+                        Prepared::Ready { worktree: now } if now != worktree => {
+                            let worktree = now.map(text);
+                            return Ok(EffectResult::WorktreeChanged { worktree });
+                        }
+                        Prepared::Ready { .. } => {}
+                    }
+                    Ok(advanced(around(Kernel, "merge", || {
+                        advance_target(&repos.user, &repos.door, &branch, &old, &new)
+                    })?))
+                }
+            })
+            .await?;
+        Ok(Event::EffectDone {
+            key: effect.key,
+            result,
+        }
+        .into())
+    })
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn move_branch(
+    repos: &Repos,
+    branch: &str,
+    old: Option<&Oid>,
+    new: &Oid,
+) -> Result<EffectResult, Failure> {
+    Ok(
+        match around(Kernel, "move-branch", || {
+            repos.user.move_branch(branch, old, new, &repos.door)
+        })? {
+            Move::Moved | Move::AlreadyThere => EffectResult::Done,
+            Move::Diverged { found } => EffectResult::BranchTaken { found },
+            Move::CheckedOut { worktree } => EffectResult::BranchCheckedOut {
+                worktree: text(worktree),
+            },
+        },
+    )
+}
+
+fn advanced(outcome: Advance) -> EffectResult {
+    match outcome {
+        Advance::Advanced | Advance::AlreadyThere => EffectResult::Done,
+        Advance::TargetMoved { .. } => EffectResult::TargetMoved,
+        refused @ Advance::Refused { .. } => EffectResult::TargetRefused { why: why(&refused) },
+    }
+}
+
+fn why(refused: &Advance) -> String {
+    match refused {
+        Advance::Refused {
+            worktree,
+            obstacle,
+            paths,
+        } if paths.is_empty() => {
+            format!("{obstacle} in {}", worktree.display())
+        }
+        Advance::Refused {
+            worktree,
+            obstacle,
+            paths,
+        } => {
+            format!("{obstacle} in {}: {}", worktree.display(), paths.join(", "))
+        }
+        Advance::Advanced | Advance::AlreadyThere | Advance::TargetMoved { .. } => String::new(),
+    }
+}
+
+/// Merges a pull request with the target in `door.git`, and looks whether the target could take it.
+pub fn merge<R: Runtime>(tools: Arc<Tools<R>>, state: &State, number: PrNo) -> Work {
+    let Some(pr) = state.prs.get(&number).cloned() else {
+        return Box::pin(async { Ok(Outcome::default()) });
+    };
+    let branch = state.meta.target.clone();
+    Box::pin(async move {
+        let (target, result) = tools.git(move |repos| make(repos, &branch, &pr)).await?;
+        Ok(Event::MergeMade {
+            pr: number,
+            target,
+            result,
+        }
+        .into())
+    })
+}
+
+fn make(repos: &Repos, branch: &str, pr: &Pr) -> Result<(Oid, MergeResult), Failure> {
+    let target = around(Kernel, "fetch-target", || {
+        repos.base.fetch_target(&repos.user, branch)
+    })?;
+    let PrState::Queued { at, .. } = &pr.state else {
+        return Ok((target, MergeResult::AlreadyMerged));
+    };
+    // A person's commits on the branch are not left out without a word.
+    if let Some(found) = repos.user.tip(&pr.branch)?.filter(|tip| *tip != pr.head) {
+        repos.door.fetch_branch(&repos.user, &pr.branch)?;
+        return Ok((target, MergeResult::BranchMoved { found }));
+    }
+    let identity = repos.user.identity()?;
+    let author = Author {
+        name: identity.name.unwrap_or_else(|| "factory".to_owned()),
+        email: identity
+            .email
+            .unwrap_or_else(|| "factory@localhost".to_owned()),
+    };
+    let message = format!(
+        "Merge pull request {} from {}\n\n{}\n\nResolves issue {}.\n",
+        pr.number, pr.branch, pr.title, pr.issue
+    );
+    let made = around(Kernel, "make-merge", || {
+        make_merge(&repos.door, &target, &pr.head, &message, &author, *at)
+    })?;
+    let result = match made {
+        MergeOutcome::AlreadyMerged => MergeResult::AlreadyMerged,
+        MergeOutcome::Conflict { paths } => MergeResult::Conflict { paths },
+        MergeOutcome::Merged { commit, tree } => {
+            around(Kernel, "keep-merge", || {
+                repos.door.keep(&format!("merge-{}", pr.number), &commit)
+            })?;
+            match prepare_advance(&repos.user, &repos.door, branch, &target, &commit)? {
+                Prepared::Ready { worktree } => MergeResult::Clean {
+                    tree_is_heads: tree_of(&repos.door, &pr.head)? == tree,
+                    merge: commit,
+                    worktree: worktree.map(text),
+                },
+                Prepared::Settled(refused @ Advance::Refused { .. }) => {
+                    MergeResult::Blocked { why: why(&refused) }
+                }
+                // The target moved in this very moment: the next plan merges again.
+                Prepared::Settled(_) => return make(repos, branch, pr),
+            }
+        }
+    };
+    Ok((target, result))
+}

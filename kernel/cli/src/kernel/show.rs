@@ -1,0 +1,80 @@
+//! What `factory start` prints: one line per change, and on a terminal a status line below them.
+
+use crate::clock;
+use factory_core::{event::Now, grant::Role, plan::Observed, state::State};
+use std::io::{IsTerminal, Write};
+
+/// Standard output of the kernel.
+pub struct Screen {
+    terminal: bool,
+    status: String,
+}
+
+impl Screen {
+    /// Looks whether standard output is a terminal.
+    pub fn new() -> Self {
+        Self {
+            terminal: std::io::stdout().is_terminal(),
+            status: String::new(),
+        }
+    }
+
+    /// One line for something that happened.
+    pub fn note(&self, now: Now, note: &str) {
+        let line = format!("{}  {note}", clock::show(now.0));
+        if self.terminal {
+            print(&format!("\r\x1b[K{line}\n{}", self.status));
+        } else {
+            print(&format!("{line}\n"));
+        }
+    }
+
+    /// The status line; without a terminal it is printed when it changed.
+    pub fn status(&mut self, state: &State, observed: &Observed) {
+        let workers = state
+            .runs
+            .values()
+            .filter(|run| run.grant.role == Role::Code)
+            .count();
+        let checks = state.runs.len() - workers;
+        let kernel = if observed.draining {
+            "draining"
+        } else {
+            "running"
+        };
+        let checks = if checks > 0 {
+            format!("  checks:{checks}")
+        } else {
+            String::new()
+        };
+        let status = format!(
+            "slots: {}/{}  workers:{workers}{checks}  kernel:{kernel}",
+            state.runs.len(),
+            state.slots(observed)
+        );
+        if status == self.status {
+            return;
+        }
+        self.status = status;
+        if self.terminal {
+            print(&format!("\r\x1b[K{}", self.status));
+        } else {
+            print(&format!("{}\n", self.status));
+        }
+    }
+
+    /// Leaves the cursor on a line of its own.
+    pub fn finish(&self) {
+        if self.terminal {
+            print("\r\x1b[K");
+        }
+    }
+}
+
+/// A terminal that went away must not end the kernel.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        tracing::debug!(%error, "standard output is gone");
+    }
+}

@@ -1,0 +1,81 @@
+//! The environment as it was when the launcher started, sorted by who may have what.
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+/// Variables that children inherit. Model keys and everything unknown are left out.
+const ALLOWED: [&str; 19] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TERM",
+    "TZ",
+    "TMPDIR",
+    "NO_COLOR",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "DOCKER_HOST",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "FAILPOINTS",
+    "FACTORY_TEST_CLOCK",
+];
+/// What only the image build and the gateway need: the way to the network.
+const NETWORK: [&str; 10] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "ftp_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+];
+/// The environment as it was when the launcher started, by keyring.
+pub struct Keyrings {
+    /// For every child.
+    pub plain: Vec<(OsString, OsString)>,
+    /// For the image build and the gateway.
+    pub network: Vec<(OsString, OsString)>,
+    /// For what ends before the kernel starts and talks to the user's remotes:
+    /// everything else but the keys.
+    pub others: Vec<(OsString, OsString)>,
+    /// For the gateway alone, over its standard input.
+    pub model_keys: BTreeMap<String, String>,
+}
+
+impl Keyrings {
+    /// Reads the environment of this process.
+    pub fn read() -> Self {
+        let mut rings = Self {
+            plain: Vec::new(),
+            network: Vec::new(),
+            others: Vec::new(),
+            model_keys: BTreeMap::new(),
+        };
+        for (name, value) in std::env::vars_os() {
+            match name.to_str() {
+                Some(key) if key.ends_with("_API_KEY") => {
+                    // Set to nothing is as good as not set.
+                    if let Some(value) = value.to_str().filter(|value| !value.is_empty()) {
+                        rings.model_keys.insert(key.to_owned(), value.to_owned());
+                    }
+                }
+                Some(key) if ALLOWED.contains(&key) || key.starts_with("LC_") => {
+                    rings.plain.push((name, value))
+                }
+                Some(key) if NETWORK.contains(&key) || key.starts_with("PIP_") => {
+                    rings.network.push((name, value))
+                }
+                _ => rings.others.push((name, value)),
+            }
+        }
+        rings
+    }
+}

@@ -1,0 +1,192 @@
+//! The launcher: starts kernel and gateway as siblings, hands the gateway its
+//! keys, forwards signals, restarts a child that died, ends with the kernel's code.
+//!
+//! No git, no sockets. It holds the model keys for its life, so that it can
+//! restart the gateway; no other process gets them.
+
+mod environment;
+
+use crate::failure::{Class, Failure, INTERRUPTED};
+use environment::Keyrings;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::{
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use std::{
+    ffi::{OsStr, OsString},
+    io::Write,
+    os::unix::process::CommandExt,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Variable that names the model keys that are set, separated by commas.
+pub const KEY_NAMES: &str = "FACTORY_KEY_NAMES";
+/// A child that dies again within this time is restarted more slowly.
+const STABLE: Duration = Duration::from_secs(60);
+/// Longest wait before a restart.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Starts the factory and stays until its kernel ends; gives the kernel's exit code.
+/// `passed_on` are the arguments of `start`, handed to the kernel as they are.
+pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failure> {
+    let rings = Keyrings::read();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+    // Remote, image and door probe first: they need the user's way to the network, and nobody after them does.
+    // It is told which keys there are, not what they are.
+    let names: Vec<&str> = rings.model_keys.keys().map(String::as_str).collect();
+    let prepared = command(
+        "prepare",
+        passed_on,
+        &[&rings.plain, &rings.network, &rings.others],
+    )
+    .env(KEY_NAMES, names.join(","))
+    .spawn()?;
+    let prepared = attend(&mut Kept::new(prepared), &mut signals)?;
+    if !prepared.success() {
+        return Ok(code_of(prepared));
+    }
+    let start_kernel = || {
+        command("kernel", passed_on, &[&rings.plain])
+            .process_group(0)
+            .spawn()
+    };
+    let start_gateway = || -> std::io::Result<Child> {
+        let mut child = command(
+            "gateway",
+            &["--directory".into(), directory.clone()],
+            &[&rings.plain, &rings.network],
+        )
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(serde_json::to_string(&rings.model_keys)?.as_bytes())?;
+        }
+        Ok(child)
+    };
+    let mut gateway = Kept::new(start_gateway()?);
+    let mut kernel = Kept::new(start_kernel()?);
+    let mut asked_to_end = false;
+    loop {
+        for signal in signals.wait() {
+            match signal {
+                // The terminal went away: the others go on without us.
+                SIGHUP => return Ok(0),
+                SIGINT | SIGTERM => {
+                    asked_to_end = true;
+                    kernel.signal(Signal::TERM)?;
+                }
+                _ => {}
+            }
+        }
+        if let Some(status) = kernel.ended()? {
+            // One that was asked to end before it could listen is not started again.
+            if let Some(code) = in_order(status).or(asked_to_end.then_some(INTERRUPTED)) {
+                gateway.signal(Signal::TERM)?;
+                gateway.child.wait()?;
+                return Ok(code);
+            }
+            eprintln!("factory: the kernel died ({status}); starting it again");
+            kernel.again(start_kernel)?;
+        }
+        if let Some(status) = gateway.ended()? {
+            eprintln!("factory: the gateway ended ({status}); starting it again");
+            gateway.again(start_gateway)?;
+        }
+    }
+}
+
+/// Waits for a child, handing on what asks it to end.
+fn attend(child: &mut Kept, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    loop {
+        for signal in signals.wait() {
+            if matches!(signal, SIGINT | SIGTERM) {
+                child.signal(Signal::TERM)?;
+            }
+        }
+        if let Some(status) = child.ended()? {
+            return Ok(status);
+        }
+    }
+}
+
+fn command(name: &str, args: &[OsString], environment: &[&Vec<(OsString, OsString)>]) -> Command {
+    let mut command = Command::new(OsStr::new("/proc/self/exe"));
+    command
+        .arg0("factory")
+        .arg(name)
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::null());
+    for ring in environment {
+        command.envs(ring.iter().map(|(name, value)| (name, value)));
+    }
+    command
+}
+
+/// The exit code of a kernel that ended in order; none for one that was killed or panicked.
+fn in_order(status: ExitStatus) -> Option<u8> {
+    /// What Rust exits with after a panic.
+    const PANICKED: i32 = 101;
+    status
+        .code()
+        .filter(|code| *code != PANICKED)
+        .map(|_| code_of(status))
+}
+
+fn code_of(status: ExitStatus) -> u8 {
+    match status.code() {
+        Some(code) => u8::try_from(code).unwrap_or(Class::Internal.code()),
+        None => {
+            eprintln!("factory: a process of it was killed ({status})");
+            Class::Internal.code()
+        }
+    }
+}
+
+/// A child that is restarted when it dies.
+struct Kept {
+    child: Child,
+    started: Instant,
+    wait: Duration,
+}
+
+impl Kept {
+    fn new(child: Child) -> Self {
+        Self {
+            child,
+            started: Instant::now(),
+            wait: Duration::ZERO,
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>, Failure> {
+        Ok(self.child.try_wait()?)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        match kill_process(pid, signal) {
+            // It ended just now.
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(Failure::of(Class::Internal, std::io::Error::from(error))),
+        }
+    }
+
+    /// Starts it again; a child that keeps dying waits longer each time.
+    fn again(&mut self, start: impl Fn() -> std::io::Result<Child>) -> Result<(), Failure> {
+        self.wait = if self.started.elapsed() > STABLE {
+            Duration::ZERO
+        } else {
+            (self.wait * 2).clamp(Duration::from_millis(200), LONGEST_WAIT)
+        };
+        std::thread::park_timeout(self.wait);
+        self.child = start()?;
+        self.started = Instant::now();
+        Ok(())
+    }
+}

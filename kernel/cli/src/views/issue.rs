@@ -1,0 +1,313 @@
+//! Issues as they are shown.
+
+use super::{line, run, section, span, stamp};
+use crate::{clock, factory::Factory, failure::Failure, views::archive};
+use factory_core::{
+    event::Now,
+    ids::{IssueNo, RunId},
+    model::{Comment, Issue, IssueState, Job, NEEDS_HUMAN, Run, Stage},
+};
+use serde::Serialize;
+
+/// An issue in JSON.
+#[derive(Debug, Serialize)]
+pub struct IssueView {
+    /// Its number.
+    pub number: u64,
+    /// One line.
+    pub title: String,
+    /// `proposed`, `approved` or `closed`.
+    pub state: &'static str,
+    /// Who approved or closed it.
+    pub by: Option<String>,
+    /// Labels, sorted.
+    pub labels: Vec<String>,
+    /// Issues that must be done before.
+    pub depends_on: Vec<u64>,
+    /// Who filed it.
+    pub author: String,
+    /// When it was filed, RFC 3339.
+    pub created: String,
+    /// Where its job stands: `queued`, `coding`, `publishing`, `check-due`,
+    /// `checking`, `proposed` or `needs-human`; none without a job.
+    pub stage: Option<&'static str>,
+    /// Its pull request.
+    pub pr: Option<u64>,
+    /// What is asked for; Markdown.
+    pub body: String,
+    /// Oldest first; only in `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comments: Option<Vec<CommentView>>,
+    /// The job that works on it, or the last one that did; only in `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobView>,
+    /// Its runs, oldest first; only in `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Vec<run::RunView>>,
+}
+
+/// A comment in JSON.
+#[derive(Debug, Serialize)]
+pub struct CommentView {
+    /// Who wrote it; `factory` for the kernel.
+    pub author: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Markdown.
+    pub text: String,
+}
+
+/// A job in JSON.
+#[derive(Debug, Serialize)]
+pub struct JobView {
+    /// As in [`IssueView::stage`].
+    pub stage: &'static str,
+    /// The run that the stage waits for.
+    pub run: Option<String>,
+    /// Work branch.
+    pub branch: String,
+    /// Code runs so far.
+    pub rounds: u32,
+    /// The pull request.
+    pub pr: Option<u64>,
+    /// What the next code run is told.
+    pub feedback: Option<String>,
+    /// One line per run.
+    pub story: Vec<String>,
+}
+
+/// Everything about one issue.
+pub struct Whole {
+    issue: Issue,
+    comments: Vec<Comment>,
+    /// The live job, or the archived one.
+    job: Option<Job>,
+    /// True while the job works on it.
+    live: bool,
+    runs: Vec<Run>,
+}
+
+impl Whole {
+    /// Reads it from the state or its archive; none for an unknown number.
+    pub fn read(factory: &Factory, number: IssueNo) -> Result<Option<Self>, Failure> {
+        let state = &factory.state;
+        let (issue, comments) = match state.issues.get(&number) {
+            Some(issue) => (issue.clone(), state.comments_of(number).cloned().collect()),
+            None => match archive::issue(factory, number)? {
+                Some(issue) => (issue, archive::comments(factory, number)?),
+                None => return Ok(None),
+            },
+        };
+        let live = state.jobs.get(&number).cloned();
+        let mut runs = archive::runs_of(factory, number)?;
+        runs.extend(
+            state
+                .runs
+                .values()
+                .filter(|run| run.id.job == number)
+                .cloned(),
+        );
+        runs.sort_by_key(|run| run.id);
+        Ok(Some(Self {
+            issue,
+            comments,
+            live: live.is_some(),
+            job: match live {
+                Some(job) => Some(job),
+                None => archive::job(factory, number)?,
+            },
+            runs,
+        }))
+    }
+
+    /// For programs.
+    pub fn detail(&self) -> IssueView {
+        let comments = self.comments.iter().map(|comment| CommentView {
+            author: comment.author.clone(),
+            at: stamp(comment.at),
+            text: comment.text.clone(),
+        });
+        IssueView {
+            comments: Some(comments.collect()),
+            job: self.job.as_ref().map(|job| JobView {
+                stage: stage(&job.stage).0,
+                run: stage(&job.stage).1.map(|run| run.to_string()),
+                branch: job.branch.clone(),
+                rounds: job.rounds,
+                pr: job.pr.map(|pr| pr.0),
+                feedback: job.feedback.clone(),
+                story: job.story.clone(),
+            }),
+            runs: Some(self.runs.iter().map(run::RunView::from).collect()),
+            ..view(&self.issue, self.job.as_ref().filter(|_| self.live))
+        }
+    }
+
+    /// For people.
+    pub fn show(&self, now: Now) -> String {
+        let (issue, number) = (&self.issue, self.issue.number);
+        let live = self.job.as_ref().filter(|_| self.live);
+        let mut out = format!(
+            "issue {number}: {}\n{}\n",
+            line(&issue.title),
+            line(&standing(issue, live, now))
+        );
+        let mut field = |name: &str, value: &str| {
+            out.push_str(&format!("{name:8} {}\n", line(value)));
+        };
+        field(
+            "filed",
+            &format!("by {}, {}", issue.author, clock::show(issue.created)),
+        );
+        if !issue.labels.is_empty() {
+            field("labels", &issue.labels.join(", "));
+        }
+        if !issue.depends_on.is_empty() {
+            let names: Vec<_> = issue.depends_on.iter().map(|on| format!("#{on}")).collect();
+            field("depends", &format!("on {}", names.join(", ")));
+        }
+        if let Some(job) = &self.job {
+            field("branch", &job.branch);
+            if let Some(pr) = job.pr {
+                field("pr", &format!("{pr} (`factory pr show {pr}`)"));
+            }
+        }
+        section(&mut out, "What is asked for:", &issue.body);
+        if let Some(job) = &self.job {
+            let story: Vec<String> = job.story.iter().map(|l| line(l)).collect();
+            section(&mut out, "What happened so far:", &story.join("\n"));
+        }
+        let runs: Vec<String> = self
+            .runs
+            .iter()
+            .map(|run| {
+                format!(
+                    "{}  {}  {}",
+                    run.id,
+                    run::purpose(run),
+                    run::standing(run, now)
+                )
+            })
+            .collect();
+        section(&mut out, "Runs:", &runs.join("\n"));
+        for comment in &self.comments {
+            let heading = format!(
+                "Comment by {}, {}:",
+                line(&comment.author),
+                clock::show(comment.at)
+            );
+            section(&mut out, &heading, &comment.text);
+        }
+        if let Some(next) = next_step(issue, live) {
+            out.push_str(&format!("\n{next}\n"));
+        }
+        out
+    }
+}
+
+/// An issue as `list` gives it; `job` is the one that works on it now.
+pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
+    let (state, by, pr) = match &issue.state {
+        IssueState::Proposed => ("proposed", None, None),
+        IssueState::Approved { by } => ("approved", Some(by.clone()), None),
+        IssueState::Closed { by, pr, .. } => ("closed", Some(by.clone()), *pr),
+    };
+    IssueView {
+        number: issue.number.0,
+        title: issue.title.clone(),
+        state,
+        by,
+        labels: issue.labels.clone(),
+        depends_on: issue.depends_on.iter().map(|on| on.0).collect(),
+        author: issue.author.clone(),
+        created: stamp(issue.created),
+        stage: job.map(|job| stage(&job.stage).0),
+        pr: pr.or(job.and_then(|job| job.pr)).map(|pr| pr.0),
+        body: issue.body.clone(),
+        comments: None,
+        job: None,
+        runs: None,
+    }
+}
+
+/// A stage in one word, and the run it waits for.
+pub fn stage(stage: &Stage) -> (&'static str, Option<RunId>) {
+    match stage {
+        Stage::Queued => ("queued", None),
+        Stage::Coding { run } => ("coding", Some(*run)),
+        Stage::Publishing { .. } => ("publishing", None),
+        Stage::CheckDue { .. } => ("check-due", None),
+        Stage::Checking { run, .. } => ("checking", Some(*run)),
+        Stage::Proposed => ("proposed", None),
+        Stage::NeedsHuman => (NEEDS_HUMAN, None),
+    }
+}
+
+/// Where an issue stands, for a column of a table.
+pub fn word(issue: &Issue, job: Option<&Job>) -> String {
+    match (&issue.state, job) {
+        (IssueState::Closed { pr: Some(_), .. }, _) => "done".to_owned(),
+        (IssueState::Closed { pr: None, .. }, _) => "closed".to_owned(),
+        (IssueState::Approved { .. }, Some(job)) => match (&job.stage, job.pr, stage(&job.stage)) {
+            (Stage::Proposed, Some(pr), _) => format!("pr {pr}"),
+            (_, _, (word, Some(run))) => format!("{word} ({run})"),
+            (_, _, (word, None)) => word.to_owned(),
+        },
+        (IssueState::Approved { .. }, None) => "approved".to_owned(),
+        (IssueState::Proposed, _) => "proposed".to_owned(),
+    }
+}
+
+/// Where an issue stands, as a sentence.
+fn standing(issue: &Issue, job: Option<&Job>, now: Now) -> String {
+    match (&issue.state, job) {
+        (IssueState::Proposed, _) => "waits for approval".to_owned(),
+        (IssueState::Closed { by, at, pr }, _) => {
+            let done = match pr {
+                Some(pr) => format!("done by pull request {pr}, merged"),
+                None => "closed".to_owned(),
+            };
+            format!("{done} by {by}, {}", clock::show(*at))
+        }
+        (IssueState::Approved { by }, None) => format!("approved by {by}"),
+        (IssueState::Approved { by }, Some(job)) => {
+            let rests = job.rests_until(now).map(|at| span(at - now.0));
+            let waits = matches!(job.stage, Stage::Queued | Stage::CheckDue { .. });
+            let now = match (&job.stage, rests) {
+                _ if waits && job.held_by.is_some() => {
+                    format!("held by {}", job.held_by.as_deref().unwrap_or_default())
+                }
+                _ if waits && !issue.depends_on.is_empty() => {
+                    let names: Vec<_> = issue.depends_on.iter().map(|n| format!("#{n}")).collect();
+                    format!("waits until {} is done", names.join(", "))
+                }
+                (Stage::Queued | Stage::CheckDue { .. }, Some(rests)) => {
+                    format!("try {} begins in {rests}", job.breaks + 1)
+                }
+                (Stage::Queued, None) => "waits for a slot".to_owned(),
+                (Stage::Coding { run }, _) => format!("{run} works on it"),
+                (Stage::Publishing { .. }, _) => "its work branch is being moved".to_owned(),
+                (Stage::CheckDue { .. }, None) => "waits for a slot for its checks".to_owned(),
+                (Stage::Checking { run, .. }, _) => format!("{run} checks it"),
+                (Stage::Proposed, _) => "its pull request is open".to_owned(),
+                (Stage::NeedsHuman, _) => "a person must look at it".to_owned(),
+            };
+            format!("approved by {by}; {now}")
+        }
+    }
+}
+
+/// What a person can do about it now.
+fn next_step(issue: &Issue, job: Option<&Job>) -> Option<String> {
+    let number = issue.number;
+    let needs_human = job.is_some_and(|job| job.stage == Stage::NeedsHuman);
+    match &issue.state {
+        IssueState::Proposed => Some(format!(
+            "`factory issue approve {number}` lets a worker build it"
+        )),
+        IssueState::Approved { .. } if needs_human => Some(format!(
+            "`factory issue approve {number}` tries again; `factory issue comment {number} --body \"…\"` tells the next run something first; `factory issue close {number}` gives it up"
+        )),
+        IssueState::Approved { .. } | IssueState::Closed { .. } => None,
+    }
+}

@@ -1,0 +1,322 @@
+//! What a run is given: its brief, its system text, its run file, its container.
+
+use crate::{
+    config::EngineKind,
+    container::{ContainerLimits, ContainerSpec, Mount, Owner, Tmpfs},
+    engine,
+    grant::Role,
+    ids::RunId,
+    model::{Comment, Issue, Run},
+    text,
+    wire::{BASE_GIT, OUT_DIR, PROTOCOL, RUN_DIR, RunFile, RunTask, STATE_DIR, WORKSPACE},
+};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// The built-in worker: front matter and prompt.
+const WORKER: &str = include_str!("../../../agent-images/agents/worker.md");
+/// Folders of the intent layer in the user's repository, in the order in which they are told.
+pub const INTENT_DIRS: [&str; 4] = ["intent", "principles", "prohibitions", "postmortems"];
+/// Bytes of postmortems that are told in full; the newest first. All are readable in the container.
+const POSTMORTEM_BUDGET: usize = 20 << 10;
+/// Seconds between two checkpoints of a run; the first ones are closer together.
+const CHECKPOINT_SECONDS: u64 = 30;
+/// Bytes of an issue's comments that are told; the newest are kept.
+const COMMENTS_LIMIT: usize = 32 << 10;
+
+/// What is true of this host and does not come from the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Name of this factory on this host, 8 hexadecimal digits.
+    pub home: String,
+    /// Numeric user of agents.
+    pub uid: u32,
+    /// Numeric group of agents.
+    pub gid: u32,
+    /// `run/<run>` on the host.
+    pub run_dir: String,
+    /// `ws/<run>` on the host.
+    pub workspace: String,
+    /// `base.git` on the host.
+    pub base_git: String,
+}
+
+/// The container of a run. The same run on the same host always gives the same digest.
+pub fn container_spec(run: &Run, host: &Host) -> ContainerSpec {
+    let memory = run.limits.memory.0;
+    let mount = |source: String, target: &str, read_only| Mount {
+        source,
+        target: target.to_owned(),
+        read_only,
+    };
+    let tmpfs = |target: &str, size| Tmpfs {
+        target: target.to_owned(),
+        size,
+    };
+    let env = [
+        ("HOME", STATE_DIR),
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        ("LANG", "C.UTF-8"),
+        ("GIT_AUTHOR_NAME", "factory worker"),
+        ("GIT_AUTHOR_EMAIL", "worker@factory.invalid"),
+        ("GIT_COMMITTER_NAME", "factory worker"),
+        ("GIT_COMMITTER_EMAIL", "worker@factory.invalid"),
+    ];
+    ContainerSpec {
+        name: run.container.clone(),
+        image: run.image.clone(),
+        argv: vec!["/usr/local/bin/factory-agent".to_owned()],
+        env: env
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
+        workdir: WORKSPACE.to_owned(),
+        uid: host.uid,
+        gid: host.gid,
+        mounts: vec![
+            mount(host.workspace.clone(), WORKSPACE, false),
+            mount(host.run_dir.clone(), RUN_DIR, true),
+            mount(host.base_git.clone(), BASE_GIT, true),
+            mount(format!("{}/passwd", host.run_dir), "/etc/passwd", true),
+        ],
+        tmpfs: vec![
+            tmpfs("/tmp", memory / 2),
+            tmpfs(STATE_DIR, memory / 4),
+            tmpfs(OUT_DIR, 16 << 20),
+        ],
+        limits: ContainerLimits {
+            memory,
+            milli_cpus: run.limits.cpus.0,
+            pids: run.limits.pids,
+        },
+        owner: Owner {
+            home: host.home.clone(),
+            run: run.id,
+            epoch: run.grant.epoch,
+        },
+    }
+}
+
+/// `/etc/passwd` of the container, so that tools find a name and a home for the user.
+pub fn passwd(uid: u32, gid: u32) -> String {
+    let root = "root:x:0:0:root:/root:/bin/sh\n";
+    format!("{root}agent:x:{uid}:{gid}:agent:{STATE_DIR}:/bin/sh\n")
+}
+
+/// `run.yaml`; `system` is the text of `system.md`.
+pub fn run_file(run: &Run, issue_title: &str, system: &str) -> RunFile {
+    let task = match (run.grant.role, &run.grant.branch) {
+        (Role::Code, Some(branch)) => RunTask::Engine {
+            branch: branch.clone(),
+            engine: engine::launch(run, system),
+            stall_seconds: run.limits.stall.0,
+            checkpoint_seconds: CHECKPOINT_SECONDS,
+            resume: run.grant.resume.clone(),
+            leftover_subject: format!("Work on issue {}: {issue_title}", run.id.job),
+        },
+        (Role::Code, None) | (Role::Check, _) => RunTask::Checks {
+            commands: run.checks.clone(),
+        },
+    };
+    RunFile {
+        protocol: PROTOCOL,
+        run: run.id,
+        start: run.grant.start.clone(),
+        merge_target: run.merge_target.clone(),
+        wall_seconds: run.grant.wall_seconds,
+        task,
+    }
+}
+
+/// Names the engine's session, in the form of a UUID; the same for the same run.
+pub fn session(home: &str, run: RunId) -> String {
+    let digest = Sha256::digest(format!("{home} {run}"));
+    let mut hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+    // Version 4, variant 10: some engines look.
+    hex.replace_range(12..13, "4");
+    hex.replace_range(16..17, "8");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+/// `system.md`: the role and the whole intent layer.
+/// `intent` maps paths in the repository (`principles/x.md`) to their text.
+pub fn system(intent: &BTreeMap<String, String>) -> String {
+    let mut out = prompt(WORKER).to_owned();
+    let files = |dir: &str| {
+        let prefix = format!("{dir}/");
+        intent
+            .iter()
+            .filter(move |(path, text)| path.starts_with(&prefix) && !text.trim().is_empty())
+    };
+    for (dir, heading) in [
+        ("intent", "What this repository is for"),
+        ("principles", "Principles: follow them"),
+        ("prohibitions", "Prohibitions: never break them"),
+    ] {
+        let mut any = false;
+        for (path, text) in files(dir) {
+            if !any {
+                out.push_str(&format!("\n# {heading}\n"));
+                any = true;
+            }
+            out.push_str(&format!("\n## {path}\n\n{}\n", text.trim()));
+        }
+    }
+    let mut left = POSTMORTEM_BUDGET;
+    let mut heading = "\n# What went wrong before\n";
+    // Postmortems are numbered: the last path is the newest.
+    for (path, text) in files("postmortems").collect::<Vec<_>>().into_iter().rev() {
+        out.push_str(heading);
+        heading = "";
+        if text.len() <= left {
+            left -= text.len();
+            out.push_str(&format!("\n## {path}\n\n{}\n", text.trim()));
+        } else {
+            let title = text
+                .lines()
+                .find(|l| !l.trim().is_empty())
+                .unwrap_or_default();
+            out.push_str(&format!(
+                "\n- {path}: {} (read it in {RUN_DIR}/intent/{path})\n",
+                title.trim_start_matches('#').trim()
+            ));
+        }
+    }
+    out
+}
+
+/// Most bytes of intent changes that a resumed session is told; beyond that it starts afresh.
+pub const INTENT_CHANGES_LIMIT: usize = 20 << 10;
+
+/// What an old session has to be told of the intent layer: each changed file whole.
+pub fn intent_changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> String {
+    let mut out = String::new();
+    for (path, text) in now {
+        if before.get(path) != Some(text) {
+            out.push_str(&format!("## {path}\n\n{}\n\n", text.trim()));
+        }
+    }
+    for path in before.keys().filter(|path| !now.contains_key(*path)) {
+        out.push_str(&format!("## {path}\n\nwas removed and holds no more.\n\n"));
+    }
+    out
+}
+
+/// `brief.md` of a run that goes on in its old session: the session knows the
+/// task and ignores new system text, so it begins with what changed in the
+/// intent layer since it was briefed.
+pub fn follow_up(run: &Run, intent_changes: &str) -> String {
+    let mut out = String::from(
+        "Your run was interrupted and goes on now in a new container. Your work tree is as it was at the last checkpoint; look at it with `git status` before you go on.\n",
+    );
+    if !intent_changes.trim().is_empty() {
+        out.push_str(&format!(
+            "\nThe rules of this repository changed meanwhile. What follows holds from now on:\n\n{}\n",
+            intent_changes.trim()
+        ));
+    }
+    if let Some(feedback) = &run.feedback {
+        out.push_str(&format!("\n{}\n", text::trimmed(feedback, COMMENTS_LIMIT)));
+    }
+    out.push_str("\nGo on with the task. Commit your work and `git push` at the end.\n");
+    out
+}
+
+/// `brief.md`: the task.
+pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Comment>) -> String {
+    let mut out = format!(
+        "# Issue {}: {}\n\n{}\n",
+        issue.number,
+        issue.title,
+        issue.body.trim()
+    );
+    let mut told: Vec<String> = Vec::new();
+    let mut bytes = 0;
+    for comment in comments.collect::<Vec<_>>().into_iter().rev() {
+        let block = format!(
+            "\n## Comment by {}\n\n{}\n",
+            comment.author,
+            comment.text.trim()
+        );
+        bytes += block.len();
+        if bytes > COMMENTS_LIMIT {
+            break;
+        }
+        told.push(block);
+    }
+    told.iter().rev().for_each(|block| out.push_str(block));
+    if let Some(feedback) = &run.feedback {
+        out.push_str(&format!(
+            "\n# What happened before\n\n{}\n",
+            text::trimmed(feedback, COMMENTS_LIMIT)
+        ));
+    }
+    if let EngineKind::Command(_) = run.engine {
+        // An engine of the user's has no option for a system text.
+        out.push_str(&format!(
+            "\n# Rules\n\nThe rules of this repository are in {RUN_DIR}/system.md: read them first and keep them.\n"
+        ));
+    }
+    out.push_str("\n# How to finish\n\n");
+    if let Some(branch) = &run.grant.branch {
+        out.push_str(&format!(
+            "You are on branch `{branch}`. Commit your work and `git push`; then write {OUT_DIR}/report.json. You have {} of time{}.\n",
+            run.limits.wall,
+            run.grant.models.as_ref().map(|m| format!(" and {} US dollars", crate::quantity::Milli(m.budget_milli_usd))).unwrap_or_default()
+        ));
+    }
+    out
+}
+
+/// What follows the front matter.
+fn prompt(agent: &str) -> &str {
+    agent
+        .strip_prefix("---\n")
+        .and_then(|rest| rest.split_once("\n---\n"))
+        .map_or(agent, |(_, prompt)| prompt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_text_holds_principles_and_prohibitions_in_full() {
+        let mut intent = BTreeMap::new();
+        intent.insert(
+            "principles/0001-a.md".to_owned(),
+            "# Small\n\nKeep it small.".to_owned(),
+        );
+        intent.insert(
+            "prohibitions/0001-b.md".to_owned(),
+            "# No eval\n\nNever.".to_owned(),
+        );
+        for n in 1..=9 {
+            intent.insert(
+                format!("postmortems/000{n}-x.md"),
+                format!("# Fall {n}\n{}", "y".repeat(6000)),
+            );
+        }
+        let text = system(&intent);
+        assert!(
+            text.starts_with("You are a worker"),
+            "front matter is not told"
+        );
+        assert!(text.contains("Keep it small.") && text.contains("# No eval"));
+        assert!(
+            text.contains("# Fall 9\nyyy") && !text.contains("# Fall 1\nyyy"),
+            "the newest are told in full"
+        );
+        assert!(text.contains("postmortems/0001-x.md: Fall 1 (read it in"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Grants: what the gateway allows one run. Part of `runs/active/<run>.yaml`,
+//! committed before the run's container exists.
+
+use crate::{
+    config::Vendor,
+    ids::{Epoch, Oid, RunId},
+};
+use serde::{Deserialize, Serialize};
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// An engine writes code and pushes one branch.
+    Code,
+    /// The checks run, without a model, on one commit.
+    Check,
+}
+
+impl Role {
+    /// The word used in files and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Code => "code",
+            Role::Check => "check",
+        }
+    }
+}
+
+/// What one run may do through its door. The gateway has no other memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// The run it is for.
+    pub run: RunId,
+    /// Epoch of the kernel that gave it.
+    pub epoch: Epoch,
+    /// The run's role; decides which reports are accepted.
+    pub role: Role,
+    /// The one commit the run may fetch, and what its pushes must descend from.
+    pub start: Oid,
+    /// A checkpoint of an earlier run that the run may fetch as well.
+    pub resume: Option<Oid>,
+    /// The one branch (without `refs/heads/`) the run may push; none for checks.
+    pub branch: Option<String>,
+    /// Model access; none for checks.
+    pub models: Option<ModelGrant>,
+    /// Seconds of awake time the run may take, from its container's start.
+    pub wall_seconds: u64,
+}
+
+/// What is spoken between an engine and its models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WireApi {
+    /// Anthropic's Messages API.
+    #[serde(alias = "anthropic")]
+    Messages,
+    /// OpenAI's Responses API.
+    Responses,
+    /// OpenAI's chat completions API.
+    ChatCompletions,
+}
+
+impl WireApi {
+    /// The word used in files and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WireApi::Messages => "messages",
+            WireApi::Responses => "responses",
+            WireApi::ChatCompletions => "chat completions",
+        }
+    }
+
+    /// Whose providers speak it.
+    pub fn vendor(self) -> Vendor {
+        match self {
+            WireApi::Messages => Vendor::Anthropic,
+            WireApi::Responses | WireApi::ChatCompletions => Vendor::Openai,
+        }
+    }
+}
+
+/// Which models a run may call, and how much.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelGrant {
+    /// The one wire API that the run may call.
+    #[serde(alias = "provider")]
+    pub api: WireApi,
+    /// Where the provider listens, from `factory.yaml`.
+    pub base_url: String,
+    /// Name of the environment variable that held the key when the launcher started.
+    pub key_env: String,
+    /// Providers of the same API that are asked, in this order, while that one is away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Provider>,
+    /// Budget in thousandths of a US dollar, passed on to engines that cap themselves.
+    pub budget_milli_usd: u64,
+}
+
+impl ModelGrant {
+    /// All providers in the order in which they are asked.
+    pub fn providers(&self) -> Vec<Provider> {
+        let first = Provider {
+            base_url: self.base_url.clone(),
+            key_env: self.key_env.clone(),
+        };
+        let others = self.fallbacks.iter().cloned();
+        std::iter::once(first).chain(others).collect()
+    }
+}
+
+/// A model provider: where it listens and which key it wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Its address.
+    pub base_url: String,
+    /// Name of the environment variable that held the key when the launcher started.
+    pub key_env: String,
+}

@@ -1,0 +1,538 @@
+//! What the state consists of: issues, pull requests, jobs, runs, effects.
+//!
+//! Each state is an enum whose variants hold just what that state has.
+
+mod pr;
+
+pub use pr::{Checked, Pr, PrState};
+
+use crate::{
+    config::{Amounts, Config, EngineKind, Limits},
+    event::Now,
+    exit::{ExitClass, LONGEST_BACKOFF},
+    grant::{Grant, Role},
+    ids::{Epoch, IssueNo, Oid, PrNo, RunId},
+    inbox::{RunEnd, Usage},
+    quantity::Bytes,
+};
+use serde::{Deserialize, Serialize};
+
+/// Seconds since 1970-01-01T00:00:00Z, as given by the shell.
+pub type Seconds = i64;
+
+/// Version of the layout of the state tree that this program reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// `meta.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meta {
+    /// [`FORMAT`]; a newer one is never written back.
+    pub format: u32,
+    /// Names this repository for ever; part of the home id.
+    pub repository: String,
+    /// Branch that work starts from and merges into.
+    pub target: String,
+    /// Rises with every kernel start.
+    pub epoch: Epoch,
+    /// Counts journalled steps.
+    pub step: u64,
+    /// Number of the newest issue.
+    pub last_issue: u64,
+    /// Number of the newest pull request.
+    pub last_pr: u64,
+    /// The kernel that runs, or ran last.
+    pub kernel: Option<KernelId>,
+    /// What the factory was told that runs, or ran last: to end, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// The machine whose state a shared remote takes; none while it was never synchronised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Machine>,
+}
+
+/// One machine's factory, as the others know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Name of its factory there; a copy of the repository has another.
+    pub home: String,
+    /// Host name.
+    pub host: String,
+    /// Since when it is the one that goes on.
+    pub since: Seconds,
+}
+
+/// How a factory was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// What runs is finished, and no new work is begun.
+    Drain,
+    /// What runs is stopped as well.
+    AtOnce,
+}
+
+impl KernelId {
+    /// True where both belong to one `factory start`: what one was told holds for the other.
+    pub fn is_of_the_same_start(&self, other: &KernelId) -> bool {
+        self.launcher.is_some()
+            && (self.launcher, &self.boot, &self.host) == (other.launcher, &other.boot, &other.host)
+    }
+}
+
+/// Which process is the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelId {
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+    /// Boot id of the host.
+    pub boot: String,
+    /// When it started.
+    pub since: Seconds,
+    /// Process id of its launcher, which starts another kernel where this one dies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<u32>,
+    /// How many slots it was told to have, in place of those of `factory.yaml`.
+    pub slots: Option<u32>,
+    /// Memory and processors of its container engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Amounts>,
+}
+
+/// `config.yaml`: the configuration in force and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigInForce {
+    /// Commit whose `factory.yaml` this is; none for built-in defaults or `--config`.
+    pub commit: Option<Oid>,
+    /// The configuration.
+    pub config: Config,
+}
+
+/// Front matter of `issues/open/<n>.md`; the body follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issue {
+    /// Its number.
+    pub number: IssueNo,
+    /// One line.
+    pub title: String,
+    /// Open or closed.
+    pub state: IssueState,
+    /// Labels, sorted.
+    pub labels: Vec<String>,
+    /// Who filed it.
+    pub author: String,
+    /// When it was filed.
+    pub created: Seconds,
+    /// How many comments it has; they are numbered from 1.
+    pub comments: u32,
+    /// How many runs its jobs had; names the next one, so that no name is given twice.
+    pub runs: u32,
+    /// Issues that must be done before, sorted. One that is done is taken out; one that is
+    /// here and not open any more was given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<IssueNo>,
+    /// What is asked for; Markdown.
+    #[serde(skip)]
+    pub body: String,
+}
+
+/// Label of work that a person must look at.
+pub const NEEDS_HUMAN: &str = "needs-human";
+
+/// Label of an issue whose pull request a person rejected: an automatic gate leaves it closed.
+pub const REJECTED: &str = "rejected";
+
+impl Issue {
+    /// True where the label is there.
+    pub fn has_label(&self, label: &str) -> bool {
+        self.labels.iter().any(|l| l == label)
+    }
+}
+
+/// Whether an issue is still to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IssueState {
+    /// Filed, waits at the gate.
+    Proposed,
+    /// A job works on it.
+    Approved {
+        /// Who opened the gate.
+        by: String,
+    },
+    /// Done or given up.
+    Closed {
+        /// Who closed it.
+        by: String,
+        /// When.
+        at: Seconds,
+        /// The pull request that did it.
+        pr: Option<PrNo>,
+    },
+}
+
+/// Front matter of `issues/open/<n>.d/c-<k>.md`; the text follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comment {
+    /// Who wrote it; `factory` for the kernel.
+    pub author: String,
+    /// When.
+    pub at: Seconds,
+    /// Markdown.
+    #[serde(skip)]
+    pub text: String,
+}
+
+/// `jobs/active/<n>.yaml`: takes one issue from approved to done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The issue, whose number is the job's.
+    pub issue: IssueNo,
+    /// Work branch.
+    pub branch: String,
+    /// Where the job stands.
+    pub stage: Stage,
+    /// Since when it is in the queue: its approval.
+    #[serde(default)]
+    pub since: Seconds,
+    /// Who holds it back; nothing of it is begun until it is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+    /// When a person put it in front of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bumped: Option<Seconds>,
+    /// Code runs that came to an end of their own since the last approval.
+    pub rounds: u32,
+    /// Runs in a row that did not come to their own end; decides how long to wait.
+    pub breaks: u32,
+    /// Runs lost in a row, by no fault of their own; decides when to ask a person.
+    pub losses: u32,
+    /// No run is granted before this time.
+    pub not_before: Option<Seconds>,
+    /// Memory of the next runs, where the configured limit did not suffice.
+    pub memory: Option<Bytes>,
+    /// What the next code run goes on from.
+    pub resume: Option<Resume>,
+    /// Tip of the work branch that a run pushed which did not come to its own
+    /// end: nothing has checked it, and it may be all that there is to do.
+    pub unchecked: Option<Oid>,
+    /// The pull request, once opened.
+    pub pr: Option<PrNo>,
+    /// What the next code run must know.
+    pub feedback: Option<String>,
+    /// What the last code run said of its work; becomes the pull request's text.
+    pub summary: Option<String>,
+    /// One line per run: what came of it.
+    pub story: Vec<String>,
+}
+
+/// Work in progress of a run that did not come to its own end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// The run.
+    pub run: RunId,
+    /// Its newest checkpoint.
+    pub checkpoint: Oid,
+    /// The engine that wrote the session in it.
+    pub engine: EngineKind,
+    /// Commit that the run started from, which the checkpoint descends from.
+    pub start: Oid,
+    /// The engine's name of that session; none where it cannot be gone on with.
+    pub session: Option<String>,
+    /// Target commit whose intent layer that session was briefed with.
+    pub intent: Oid,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Waits for a slot for its next code run.
+    Queued,
+    /// A code run lives.
+    Coding {
+        /// The run.
+        run: RunId,
+    },
+    /// The work branch is being moved to what was pushed.
+    Publishing {
+        /// The pushed commit.
+        commit: Oid,
+        /// What follows.
+        then: Next,
+    },
+    /// Waits for a slot for its check run.
+    CheckDue {
+        /// The commit to check.
+        commit: Oid,
+    },
+    /// A check run lives.
+    Checking {
+        /// The commit.
+        commit: Oid,
+        /// The run.
+        run: RunId,
+    },
+    /// The pull request is open.
+    Proposed,
+    /// A person must look at it.
+    NeedsHuman,
+}
+
+/// What follows when the work branch was moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Next {
+    /// The checks.
+    Check,
+    /// Another code run: this one left unfinished work.
+    Code,
+    /// A person: another run would fail the same way.
+    Human {
+        /// What is wrong and what to do.
+        why: String,
+    },
+}
+
+/// `runs/active/<run>.yaml`: one container, one agent, one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Its name.
+    pub id: RunId,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What it may do.
+    pub grant: Grant,
+    /// Slot number from 0, the lowest that was free.
+    pub slot: u32,
+    /// Container name.
+    pub container: String,
+    /// Image id.
+    pub image: String,
+    /// Hard limits.
+    pub limits: Limits,
+    /// What it was admitted with.
+    #[serde(default)]
+    pub requests: Amounts,
+    /// Engine; for checks it is not used.
+    pub engine: EngineKind,
+    /// Model passed to the engine.
+    pub model: String,
+    /// Commands of a check run.
+    pub checks: Vec<String>,
+    /// Target commit whose intent layer the run was briefed with.
+    pub intent: Oid,
+    /// Target commit to merge into the start first.
+    pub merge_target: Option<Oid>,
+    /// Where the work branch was when the run was granted; none where it did not exist.
+    pub branch_tip: Option<Oid>,
+    /// What the run was told of the one before it.
+    pub feedback: Option<String>,
+    /// The engine's name of its session.
+    pub session: String,
+    /// What it goes on from.
+    pub resume: Option<Resume>,
+    /// Its newest checkpoint.
+    pub checkpoint: Option<Oid>,
+    /// Where it stands.
+    pub state: RunState,
+    /// The factory was told to stop at once while the run was open.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_ordered: bool,
+    /// When it was granted.
+    pub created: Seconds,
+    /// The newest inbox entry that was consumed.
+    pub inbox_seen: Option<Oid>,
+    /// The newest commit it pushed.
+    pub pushed: Option<Oid>,
+    /// Its report, as validated JSON text.
+    pub report: Option<String>,
+    /// Its last word.
+    pub end: Option<RunEnd>,
+    /// Sum over its model calls.
+    pub usage: UsageTotal,
+}
+
+/// Sum over the model calls of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageTotal {
+    /// Calls.
+    pub calls: u64,
+    /// Input tokens, caches included.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Status of the newest call.
+    pub last_status: u16,
+}
+
+impl UsageTotal {
+    /// Adds one call.
+    pub fn add(&mut self, usage: &Usage) {
+        self.calls += 1;
+        self.input_tokens +=
+            usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens;
+        self.output_tokens += usage.output_tokens;
+        self.last_status = usage.status;
+    }
+}
+
+impl Job {
+    /// Until when it waits before its next try. A time further away than the
+    /// longest wait was set before the clock was put back: nobody waits for it.
+    pub fn rests_until(&self, now: Now) -> Option<Seconds> {
+        self.not_before
+            .filter(|at| (1..=LONGEST_BACKOFF).contains(&at.saturating_sub(now.0)))
+    }
+}
+
+/// What a run is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// Writes code.
+    Code,
+    /// Checks the pushed commit.
+    Check,
+    /// Checks the merge commit of a pull request.
+    MergeTest {
+        /// The pull request.
+        pr: PrNo,
+    },
+}
+
+impl Purpose {
+    /// The role that a run of this purpose has.
+    pub fn role(&self) -> Role {
+        match self {
+            Purpose::Code => Role::Code,
+            Purpose::Check | Purpose::MergeTest { .. } => Role::Check,
+        }
+    }
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// Granted; its container may or may not exist.
+    Starting,
+    /// Its container was started.
+    Running {
+        /// When this was recorded.
+        since: Seconds,
+    },
+    /// It is over; container, workspace and socket are to be removed.
+    Ended {
+        /// When this was recorded.
+        at: Seconds,
+        /// How it ended.
+        class: ExitClass,
+        /// What came of it, one line.
+        outcome: String,
+    },
+}
+
+impl Run {
+    /// Runs whose checkpoints nobody needs once this run is collected: its own
+    /// when its result is safe, and the one it resumed when there is a newer one.
+    pub fn spent_checkpoints(&self) -> Vec<RunId> {
+        let ok = matches!(
+            &self.state,
+            RunState::Ended {
+                class: ExitClass::Ok,
+                ..
+            }
+        );
+        let safe = ok && !self.handed_nothing_in();
+        let own = safe.then_some(self.id);
+        let resumed = self
+            .resume
+            .as_ref()
+            .filter(|_| safe || self.checkpoint.is_some())
+            .map(|resume| resume.run);
+        own.into_iter().chain(resumed).collect()
+    }
+
+    /// True where none of its work could be handed in: what there is of it is its checkpoint.
+    pub fn handed_nothing_in(&self) -> bool {
+        let refused = |end: &RunEnd| end.push_problem.is_some();
+        self.pushed.is_none() && self.end.as_ref().is_some_and(refused)
+    }
+
+    /// True while the gateway serves it.
+    pub fn is_open(&self) -> bool {
+        match self.state {
+            RunState::Starting | RunState::Running { .. } => true,
+            RunState::Ended { .. } => false,
+        }
+    }
+
+    /// True while it is open and not recorded as one that the factory stops.
+    pub fn lacks_stop_order(&self) -> bool {
+        self.is_open() && !self.stop_ordered
+    }
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerExit {
+    /// Exit code of pid 1.
+    pub code: i64,
+    /// The kernel killed a process in it for lack of memory.
+    pub oom: bool,
+}
+
+/// `effects/<key>.yaml`: something to be done outside `state.git`, recorded before it is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Effect {
+    /// Names it: performing it twice under one key is the same as once.
+    pub key: String,
+    /// What is to be done.
+    pub kind: EffectKind,
+    /// When it was recorded.
+    pub created: Seconds,
+}
+
+/// What is to be done outside `state.git`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EffectKind {
+    /// Move a work branch in the user's repository, by swap.
+    MoveBranch {
+        /// The job.
+        issue: IssueNo,
+        /// The branch.
+        branch: String,
+        /// Where it must be; none: absent.
+        old: Option<Oid>,
+        /// Where it goes.
+        new: Oid,
+    },
+    /// Move the target branch to a tested merge commit.
+    AdvanceTarget {
+        /// The pull request.
+        pr: PrNo,
+        /// The branch.
+        branch: String,
+        /// Where it must be.
+        old: Oid,
+        /// Where it goes.
+        new: Oid,
+        /// Work tree that had the branch checked out when this was recorded.
+        worktree: Option<String>,
+    },
+}

@@ -1,0 +1,114 @@
+//! Pull requests.
+
+use super::Seconds;
+use crate::ids::{IssueNo, Oid, PrNo, RunId};
+use serde::{Deserialize, Serialize};
+
+/// Front matter of `prs/open/<n>.md`; the body follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pr {
+    /// Its number.
+    pub number: PrNo,
+    /// The issue it resolves.
+    pub issue: IssueNo,
+    /// One line.
+    pub title: String,
+    /// Work branch.
+    pub branch: String,
+    /// Commit proposed for merging.
+    pub head: Oid,
+    /// Where it stands.
+    pub state: PrState,
+    /// The commit whose checks passed, with the run that shows it.
+    pub checked: Option<Checked>,
+    /// When it was opened.
+    pub created: Seconds,
+    /// Why the last attempt to merge did not go through.
+    pub note: Option<String>,
+    /// What was done; Markdown.
+    #[serde(skip)]
+    pub body: String,
+}
+
+/// Evidence that checks passed on a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checked {
+    /// The commit.
+    pub commit: Oid,
+    /// The check run.
+    pub run: RunId,
+}
+
+/// Where a pull request stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrState {
+    /// Waits at the merge gate.
+    Ready,
+    /// Its job works on it again.
+    Reworking,
+    /// The gate is open; waits for its turn.
+    Queued {
+        /// Who opened the gate.
+        by: String,
+        /// When; also the date of the merge commit, so that it is the same when made again.
+        at: Seconds,
+    },
+    /// The merge commit exists and is checked.
+    Testing {
+        /// Who opened the gate.
+        by: String,
+        /// When.
+        at: Seconds,
+        /// Target commit merged into.
+        target: Oid,
+        /// The merge commit.
+        merge: Oid,
+        /// Work tree that had the target checked out when the merge was made.
+        worktree: Option<String>,
+        /// The check run, once granted.
+        run: Option<RunId>,
+    },
+    /// The target branch is being moved; the effect says from where to where.
+    Advancing {
+        /// Who opened the gate.
+        by: String,
+        /// When.
+        at: Seconds,
+        /// The merge commit.
+        merge: Oid,
+    },
+    /// Done.
+    Merged {
+        /// Who opened the gate.
+        by: String,
+        /// When.
+        at: Seconds,
+        /// The merge commit.
+        merge: Oid,
+    },
+    /// Given up.
+    Closed {
+        /// Who closed it.
+        by: String,
+        /// When.
+        at: Seconds,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl PrState {
+    /// True on the way from the merge gate to the target.
+    pub fn is_merging(&self) -> bool {
+        match self {
+            PrState::Queued { .. } | PrState::Testing { .. } | PrState::Advancing { .. } => true,
+            PrState::Ready
+            | PrState::Reworking
+            | PrState::Merged { .. }
+            | PrState::Closed { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! `plan`: what to do now, derived from the state and from what is observed.
+//!
+//! The crash path and the normal path are one path: whatever was done or not
+//! done before, the next plan names what is still missing.
+
+use crate::{
+    config::{Amounts, Gate},
+    event::{Command, Event, Now},
+    ids::{IssueNo, PrNo, RunId},
+    model::{
+        ContainerExit, Ending, IssueState, Job, Pr, PrState, Purpose, Run, RunState, Seconds, Stage,
+    },
+    schedule,
+    state::State,
+};
+use std::collections::BTreeMap;
+
+/// What the shell sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Every container that carries this factory's label.
+    pub containers: BTreeMap<RunId, Seen>,
+    /// The container engine's memory and processors.
+    pub engine: Amounts,
+    /// Slots asked for on the command line, which win.
+    pub slots: Option<u32>,
+    /// No new work is begun.
+    pub draining: bool,
+    /// What runs is ended as well.
+    pub stopping: bool,
+    /// Only pull requests whose merge gate is open are settled; no other work is begun.
+    pub merges_only: bool,
+}
+
+/// How a container is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Created, never started.
+    Created,
+    /// Running.
+    Running,
+    /// Ended.
+    Exited(ContainerExit),
+}
+
+/// What to do. Each is idempotent, and named so that none is begun twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Journal this event.
+    Journal(Event),
+    /// Look up what a run needs and journal its grant.
+    Grant {
+        /// The job.
+        job: IssueNo,
+        /// What for.
+        purpose: Purpose,
+        /// The slot.
+        slot: u32,
+    },
+    /// Bring a run in `starting` to `running`, from whatever exists of it.
+    Spawn(RunId),
+    /// Wait for the end of a running container.
+    Await(RunId),
+    /// End a running container with grace, since the factory stops.
+    Stop(RunId),
+    /// Read the inbox to its end, then journal the container's end.
+    Conclude(RunId, Option<ContainerExit>),
+    /// End a container whose job no longer wants it.
+    Kill(RunId),
+    /// Remove container, workspace and socket of an ended run, then journal it.
+    Collect(RunId),
+    /// Remove a container that no live run owns.
+    RemoveStray(RunId),
+    /// Perform a recorded effect.
+    Perform(String),
+    /// Merge a pull request with the target in our own repository.
+    Merge(PrNo),
+}
+
+impl State {
+    /// True when no work is left that no human gate holds.
+    pub fn is_idle(&self) -> bool {
+        let waits = |job: &Job| match job.stage {
+            Stage::Proposed | Stage::NeedsHuman => true,
+            // Held back, or for an issue that waits itself.
+            Stage::Queued | Stage::CheckDue { .. } => !self.queue.holds(job.issue),
+            Stage::Coding { .. } | Stage::Publishing { .. } | Stage::Checking { .. } => false,
+        };
+        self.runs.is_empty()
+            && self.effects.is_empty()
+            && self.jobs.values().all(waits)
+            && self
+                .prs
+                .values()
+                .all(|pr| matches!(pr.state, PrState::Ready) || self.is_held(pr))
+    }
+
+    /// True while a pull request is on its way from the merge gate to the target.
+    pub fn is_merging(&self) -> bool {
+        let mut prs = self.prs.values();
+        prs.any(|pr| pr.state.is_merging() && !self.is_held(pr))
+    }
+
+    /// True where a person holds a pull request back that waits for its turn to be merged.
+    /// One that is being tested goes on: others wait behind it.
+    fn is_held(&self, pr: &Pr) -> bool {
+        let job = self.jobs.get(&pr.issue);
+        let held = job.is_some_and(|job| job.held_by.is_some());
+        held && matches!(pr.state, PrState::Queued { .. })
+    }
+
+    /// When a waiting job may go on, if any waits for a time to come.
+    pub fn wakes_at(&self, now: Now) -> Option<Seconds> {
+        let merging = self.prs.values().filter(|pr| pr.state.is_merging());
+        let merging = merging.filter_map(|pr| self.jobs.get(&pr.issue)?.rests_until(now));
+        merging.chain(self.queue.wakes_at(now)).min()
+    }
+
+    /// Issues that a person must look at.
+    pub fn needing_human(&self) -> impl Iterator<Item = IssueNo> {
+        self.jobs
+            .values()
+            .filter(|job| job.stage == Stage::NeedsHuman || self.lost_dependency(job).is_some())
+            .map(|job| job.issue)
+    }
+
+    /// An issue that had to be done before a job's next run, and was given up.
+    pub fn lost_dependency(&self, job: &Job) -> Option<IssueNo> {
+        let waits = matches!(job.stage, Stage::Queued | Stage::CheckDue { .. });
+        let depends_on = &self.issues.get(&job.issue).filter(|_| waits)?.depends_on;
+        let is_lost = |on: &&IssueNo| !self.issues.contains_key(on);
+        depends_on.iter().find(is_lost).copied()
+    }
+}
+
+/// Derives what to do. The order is the order in which to begin.
+pub fn plan(state: &State, observed: &Observed, now: Now) -> Vec<Action> {
+    // Nothing else before: should this kernel die, the next one is told, and whoever
+    // concludes a run knows that the factory ended it.
+    let ordered = state.meta.ending;
+    let how = match (observed.draining, observed.stopping) {
+        (_, true) => Some(Ending::AtOnce),
+        (true, false) => Some(Ending::Drain),
+        (false, false) => None,
+    };
+    if let Some(how) = how
+        && (ordered.is_none()
+            || how == Ending::AtOnce
+                && (ordered != Some(how) || state.runs.values().any(Run::lacks_stop_order)))
+    {
+        return vec![Action::Journal(Event::EndOrdered { how })];
+    }
+    let mut actions = Vec::new();
+    runs(state, observed, &mut actions);
+    actions.extend(state.effects.keys().map(|key| Action::Perform(key.clone())));
+    merges(state, &mut actions);
+    if !observed.draining {
+        if !observed.merges_only {
+            gates(state, &mut actions);
+        }
+        let starts = schedule::decide(state, observed, now);
+        actions.extend(starts.into_iter().map(|start| Action::Grant {
+            job: start.job,
+            purpose: start.purpose,
+            slot: start.slot,
+        }));
+    }
+    actions
+}
+
+fn runs(state: &State, observed: &Observed, actions: &mut Vec<Action>) {
+    for run in state.runs.values() {
+        let seen = observed.containers.get(&run.id).copied();
+        match (&run.state, seen) {
+            (RunState::Starting | RunState::Running { .. }, _)
+                if !is_wanted(state, run.id, &run.purpose) =>
+            {
+                match seen {
+                    Some(Seen::Running) => {
+                        actions.push(Action::Kill(run.id));
+                        actions.push(Action::Await(run.id));
+                    }
+                    Some(Seen::Exited(exit)) => actions.push(Action::Conclude(run.id, Some(exit))),
+                    Some(Seen::Created) | None => actions.push(Action::Conclude(run.id, None)),
+                }
+            }
+            // Nothing is begun any more: it never ran, and the next kernel grants another.
+            (RunState::Starting, None | Some(Seen::Created)) if observed.stopping => {
+                actions.push(Action::Conclude(run.id, None));
+            }
+            (RunState::Starting, None | Some(Seen::Created)) => actions.push(Action::Spawn(run.id)),
+            (RunState::Starting, Some(Seen::Running)) => {
+                actions.push(Action::Journal(Event::RunRunning { run: run.id }));
+                actions.push(Action::Await(run.id));
+            }
+            (RunState::Running { .. }, Some(Seen::Running)) => {
+                actions.push(Action::Await(run.id));
+                if observed.stopping {
+                    actions.push(Action::Stop(run.id));
+                }
+            }
+            (RunState::Starting | RunState::Running { .. }, Some(Seen::Exited(exit))) => {
+                actions.push(Action::Conclude(run.id, Some(exit)));
+            }
+            // A container that was started and is not there any more is never made again.
+            (RunState::Running { .. }, None | Some(Seen::Created)) => {
+                actions.push(Action::Conclude(run.id, None))
+            }
+            (RunState::Ended { .. }, _) => actions.push(Action::Collect(run.id)),
+        }
+    }
+    let strays = observed
+        .containers
+        .keys()
+        .filter(|id| !state.runs.contains_key(id));
+    actions.extend(strays.map(|id| Action::RemoveStray(*id)));
+}
+
+/// True while the run's job waits for it.
+fn is_wanted(state: &State, id: RunId, purpose: &Purpose) -> bool {
+    let Some(job) = state.jobs.get(&id.job) else {
+        return false;
+    };
+    match (purpose, &job.stage) {
+        (Purpose::Code, Stage::Coding { run }) | (Purpose::Check, Stage::Checking { run, .. }) => {
+            *run == id
+        }
+        (Purpose::MergeTest { pr }, Stage::Proposed) => state.prs.get(pr).is_some_and(
+            |pr| matches!(&pr.state, PrState::Testing { run: Some(run), .. } if *run == id),
+        ),
+        _ => false,
+    }
+}
+
+/// Merging is a queue: one pull request at a time, the one approved first.
+fn merges(state: &State, actions: &mut Vec<Action>) {
+    let busy = state.prs.values().any(|pr| {
+        matches!(
+            pr.state,
+            PrState::Testing { .. } | PrState::Advancing { .. }
+        )
+    });
+    if busy {
+        return;
+    }
+    let next = state
+        .prs
+        .values()
+        .filter_map(|pr| match &pr.state {
+            PrState::Queued { at, .. } if !state.is_held(pr) => Some((*at, pr.number)),
+            _ => None,
+        })
+        .min();
+    actions.extend(next.map(|(_, pr)| Action::Merge(pr)));
+}
+
+/// Gates that `factory.yaml` opens by itself.
+fn gates(state: &State, actions: &mut Vec<Action>) {
+    let config = &state.config.config;
+    let open = |command| {
+        Action::Journal(Event::Command {
+            by: crate::config::FILE.to_owned(),
+            command,
+        })
+    };
+    if config.gates.issues == Gate::Auto {
+        let proposed = state
+            .issues
+            .values()
+            .filter(|i| i.state == IssueState::Proposed && state.approves_by_itself(i));
+        actions.extend(proposed.map(|issue| open(Command::Approve(issue.number))));
+    }
+    // No checks means no evidence: then a person decides.
+    if config.gates.merge == Gate::Auto && !config.checks.is_empty() {
+        let ready = state.prs.values().filter(|pr| {
+            pr.state == PrState::Ready
+                && pr.note.is_none()
+                && pr.checked.as_ref().is_some_and(|c| c.commit == pr.head)
+        });
+        actions.extend(ready.map(|pr| open(Command::MergePr(pr.number))));
+    }
+}

@@ -1,0 +1,225 @@
+//! Where every issue stands, and the one reason why its work does not begin yet.
+
+use super::{Full, Room, in_line};
+use crate::{
+    config::Gate,
+    event::Now,
+    ids::{IssueNo, PrNo, RunId},
+    model::{Issue, IssueState, Job, PrState, REJECTED, Seconds, Stage},
+    plan::Observed,
+    state::State,
+};
+use std::{collections::BTreeMap, fmt};
+
+/// Where an issue stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A run of it begins now.
+    Starts {
+        /// In this slot.
+        slot: u32,
+    },
+    /// A run of it lives.
+    Runs {
+        /// The run.
+        run: RunId,
+    },
+    /// Its branch is being moved, or its pull request is being merged.
+    UnderWay,
+    /// Nothing of it begins yet.
+    Waits(Wait),
+}
+
+/// Why nothing of an issue begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wait {
+    /// There is no room.
+    Room {
+        /// What is lacking.
+        full: Full,
+        /// Its place in line, from 1.
+        place: usize,
+    },
+    /// A person has not approved it.
+    Approval,
+    /// A person cancelled the job or rejected what it built; only a person approves it again.
+    Rejected,
+    /// Its gate opens by itself, as soon as a factory runs.
+    Opens,
+    /// Its pull request is at the merge gate.
+    Merge {
+        /// The pull request.
+        pr: PrNo,
+    },
+    /// A person must look at it.
+    Human,
+    /// A person holds it back.
+    Held {
+        /// Who.
+        by: String,
+    },
+    /// Another issue must be done first.
+    DependsOn {
+        /// That issue.
+        on: IssueNo,
+    },
+    /// An issue that must be done first was given up.
+    GivenUp {
+        /// That issue.
+        on: IssueNo,
+    },
+    /// It pauses after a run that did not come to its own end.
+    Rests {
+        /// Until when.
+        until: Seconds,
+        /// Which try comes then.
+        attempt: u32,
+    },
+    /// No new work is begun: the factory was told to end.
+    Draining,
+}
+
+/// Where every open issue stands, by number.
+pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo, Standing> {
+    let mut standings: BTreeMap<IssueNo, Standing> = state
+        .issues
+        .values()
+        .map(|issue| {
+            let job = state.jobs.get(&issue.number);
+            (issue.number, outside_the_line(state, issue, job, now))
+        })
+        .collect();
+    let mut room = Room::of(state, observed);
+    let mut full: Option<Full> = None;
+    let mut place = 0;
+    for (issue, _) in in_line(state, observed, now) {
+        let Some(job) = state.jobs.get(&issue) else {
+            continue;
+        };
+        if observed.draining {
+            standings.insert(issue, Standing::Waits(Wait::Draining));
+            continue;
+        }
+        let taken = match full {
+            Some(full) => Err(full),
+            None => room.take(&state.requests_of(job)),
+        };
+        let standing = match taken {
+            Ok(slot) => Standing::Starts { slot },
+            Err(why) => {
+                full = Some(why);
+                place += 1;
+                Standing::Waits(Wait::Room { full: why, place })
+            }
+        };
+        standings.insert(issue, standing);
+    }
+    standings
+}
+
+/// Where an issue stands that is not in line for room.
+fn outside_the_line(state: &State, issue: &Issue, job: Option<&Job>, now: Now) -> Standing {
+    let Some(job) = job else {
+        return Standing::Waits(match issue.state {
+            IssueState::Proposed if issue.has_label(REJECTED) => Wait::Rejected,
+            IssueState::Proposed if state.approves_by_itself(issue) => Wait::Opens,
+            _ => Wait::Approval,
+        });
+    };
+    let run_of_pr = job.pr.and_then(|pr| match state.prs.get(&pr)?.state {
+        PrState::Testing { run, .. } => run,
+        _ => None,
+    });
+    match (&job.stage, job.pr) {
+        (Stage::Coding { run } | Stage::Checking { run, .. }, _) => Standing::Runs { run: *run },
+        (Stage::Publishing { .. }, _) => Standing::UnderWay,
+        (Stage::NeedsHuman, _) => Standing::Waits(Wait::Human),
+        (Stage::Proposed, Some(pr)) if is_ready(state, pr) => Standing::Waits(Wait::Merge { pr }),
+        (Stage::Proposed, _) => match run_of_pr {
+            Some(run) => Standing::Runs { run },
+            None => blocked(state, issue, job, now),
+        },
+        (Stage::Queued | Stage::CheckDue { .. }, _) => blocked(state, issue, job, now),
+    }
+}
+
+/// True while the pull request waits for somebody to open its gate.
+fn is_ready(state: &State, pr: PrNo) -> bool {
+    state
+        .prs
+        .get(&pr)
+        .is_some_and(|pr| pr.state == PrState::Ready)
+}
+
+fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
+    if let Some(by) = &job.held_by {
+        return Standing::Waits(Wait::Held { by: by.clone() });
+    }
+    if let Some(on) = state.lost_dependency(job) {
+        return Standing::Waits(Wait::GivenUp { on });
+    }
+    if job.stage != Stage::Proposed
+        && let Some(on) = issue.depends_on.first().copied()
+    {
+        return Standing::Waits(Wait::DependsOn { on });
+    }
+    match job.rests_until(now) {
+        Some(until) => Standing::Waits(Wait::Rests {
+            until,
+            attempt: job.breaks + 1,
+        }),
+        None => Standing::UnderWay,
+    }
+}
+
+impl State {
+    /// True where the gate from issue to job opens by itself.
+    pub fn approves_by_itself(&self, issue: &Issue) -> bool {
+        self.config.config.gates.issues == Gate::Auto && !issue.has_label(REJECTED)
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Full::Slots { slots } => write!(f, "a slot: {slots}/{slots} used"),
+            Full::Memory { missing } => write!(f, "{missing} of memory"),
+            Full::Cpus { missing } => write!(f, "{missing} of a processor core"),
+            Full::Starts { limit } => write!(f, "others to start: {limit} at a time"),
+        }
+    }
+}
+
+/// `3rd`.
+fn ordinal(n: usize) -> String {
+    let ending = match (n % 100, n % 10) {
+        (11..=13, _) => "th",
+        (_, 1) => "st",
+        (_, 2) => "nd",
+        (_, 3) => "rd",
+        _ => "th",
+    };
+    format!("{n}{ending}")
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::Room { full, place } => {
+                write!(f, "waits for {full}, {} in line", ordinal(*place))
+            }
+            Wait::Approval => f.write_str("waits for your approval"),
+            Wait::Rejected => f.write_str("was cancelled or rejected; waits for your approval"),
+            Wait::Opens => f.write_str("is approved by itself, once the factory runs"),
+            Wait::Draining => f.write_str("waits for the next `factory start`: this one ends"),
+            Wait::Merge { pr } => write!(f, "its pull request {pr} waits for you"),
+            Wait::Human => f.write_str("needs you to look at it"),
+            Wait::Held { by } => write!(f, "held by {by}"),
+            Wait::DependsOn { on } => write!(f, "waits until #{on} is done"),
+            Wait::GivenUp { on } => {
+                write!(f, "depends on #{on}, which was closed without being done")
+            }
+            Wait::Rests { attempt, .. } => write!(f, "rests before try {attempt}"),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Commands of people and automatic gates.
+
+use super::{job, queue, tx::Tx};
+use crate::{
+    event::{Command, Refusal},
+    ids::{IssueNo, PrNo},
+    model::{Issue, IssueState, NEEDS_HUMAN, PrState, REJECTED, Stage},
+    schedule::written_dependencies,
+    text,
+};
+
+/// Longest title that is kept, in bytes.
+const TITLE_LIMIT: usize = 300;
+/// Longest body or comment that is kept, in bytes.
+const TEXT_LIMIT: usize = 64 << 10;
+
+pub(super) fn command(tx: &mut Tx<'_>, by: &str, command: Command) -> Result<String, Refusal> {
+    match command {
+        Command::NewIssue {
+            title,
+            body,
+            labels,
+            done,
+        } => new_issue(tx, by, &title, body, &labels, &done),
+        Command::Approve(number) => approve(tx, by, number),
+        Command::CloseIssue(number) => close(tx, by, number),
+        Command::Comment { issue, text } => {
+            bounded("comment", &text, TEXT_LIMIT)?;
+            tx.comment(issue, by, text)?;
+            Ok(format!("issue {issue}: comment by {by}"))
+        }
+        Command::MergePr(number) => merge(tx, by, number),
+        Command::Label { issue, add, remove } => queue::label(tx, by, issue, &add, &remove),
+        Command::Depend { issue, on, off } => queue::depend(tx, by, issue, &on, &off),
+        Command::Hold(number) => queue::hold(tx, by, number),
+        Command::Release(number) => queue::release(tx, by, number),
+        Command::Bump(number) => queue::bump(tx, by, number),
+        Command::Retry(number) => match tx.job(number).map(|job| job.stage) {
+            Some(Stage::NeedsHuman) => approve(tx, by, number),
+            _ => queue::retry(tx, by, number),
+        },
+        Command::Cancel(number) => cancel(tx, by, number),
+        Command::RejectPr { pr, reason } => reject(tx, by, pr, reason),
+    }
+}
+
+fn bounded(what: &'static str, text: &str, limit: usize) -> Result<(), Refusal> {
+    if text.trim().is_empty() {
+        return Err(Refusal::Empty(what));
+    }
+    if text.len() > limit {
+        return Err(Refusal::TooLong {
+            what,
+            bytes: text.len(),
+            limit,
+        });
+    }
+    Ok(())
+}
+
+fn new_issue(
+    tx: &mut Tx<'_>,
+    by: &str,
+    title: &str,
+    body: String,
+    labels: &[String],
+    done: &[IssueNo],
+) -> Result<String, Refusal> {
+    let title = text::one_line(title);
+    bounded("title", &title, TITLE_LIMIT)?;
+    if body.len() > TEXT_LIMIT {
+        return Err(Refusal::TooLong {
+            what: "body",
+            bytes: body.len(),
+            limit: TEXT_LIMIT,
+        });
+    }
+    let now = tx.now.0;
+    let meta = tx.meta();
+    meta.last_issue += 1;
+    let number = IssueNo(meta.last_issue);
+    let note = format!("issue {number}: filed by {by}: {title}");
+    let mut issue = Issue {
+        number,
+        title,
+        state: IssueState::Proposed,
+        labels: Vec::new(),
+        author: by.to_owned(),
+        created: now,
+        comments: 0,
+        runs: 0,
+        depends_on: Vec::new(),
+        body,
+    };
+    queue::add_labels(&mut issue, labels)?;
+    let mut on = written_dependencies(&issue.body)?;
+    on.retain(|on| !done.contains(on));
+    queue::add_dependencies(tx, &mut issue, &on)?;
+    tx.put_issue(issue);
+    Ok(note)
+}
+
+fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
+    let mut issue = tx.issue(number)?;
+    let mut job = match tx.job(number) {
+        Some(job) if job.stage == Stage::NeedsHuman => job,
+        Some(_) => return Err(Refusal::AlreadyApproved(number)),
+        None => {
+            let prefix = &tx.config().branch_prefix;
+            let branch = text::branch_name(prefix, number, &issue.title);
+            job::new(number, branch, tx.now.0)
+        }
+    };
+    job.stage = Stage::Queued;
+    job.since = tx.now.0;
+    job.not_before = None;
+    job.bumped = None;
+    job.rounds = 0;
+    job.breaks = 0;
+    job.losses = 0;
+    // The person may have raised the limit.
+    job.memory = None;
+    if let Some(pr) = job.pr {
+        let mut pr = tx.pr(pr)?;
+        pr.state = PrState::Reworking;
+        tx.put_pr(pr);
+    }
+    tx.put_job(job);
+    issue.labels.retain(|l| l != NEEDS_HUMAN && l != REJECTED);
+    issue.state = IssueState::Approved { by: by.to_owned() };
+    tx.put_issue(issue);
+    Ok(format!("issue {number}: approved by {by}"))
+}
+
+fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
+    let mut issue = tx.issue(number)?;
+    if let Some(job) = tx.job(number) {
+        if let Some(pr) = job.pr {
+            close_pr(tx, by, pr, format!("issue {number} was closed"))?;
+        }
+        tx.drop_effects_of(number);
+        tx.archive_job(job);
+    }
+    issue.state = IssueState::Closed {
+        by: by.to_owned(),
+        at: tx.now.0,
+        pr: None,
+    };
+    tx.archive_issue(issue);
+    Ok(format!("issue {number}: closed by {by}"))
+}
+
+/// Ends the job; the issue waits at its gate again.
+fn cancel(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
+    let job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
+    if let Some(pr) = job.pr {
+        close_pr(tx, by, pr, format!("job {number} was cancelled"))?;
+    }
+    tx.drop_effects_of(number);
+    tx.archive_job(job);
+    back_to_its_gate(tx, number)?;
+    Ok(format!("job {number}: cancelled by {by}"))
+}
+
+/// The issue waits for a person's approval, whatever an automatic gate would do.
+fn back_to_its_gate(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
+    let mut issue = tx.issue(number)?;
+    issue.state = IssueState::Proposed;
+    issue.labels.retain(|label| label != NEEDS_HUMAN);
+    job::label(&mut issue, REJECTED);
+    tx.put_issue(issue);
+    Ok(())
+}
+
+fn merge(tx: &mut Tx<'_>, by: &str, number: PrNo) -> Result<String, Refusal> {
+    let mut pr = tx.pr(number)?;
+    if pr.state != PrState::Ready {
+        return Err(Refusal::NotAtGate {
+            pr: number,
+            state: Box::new(pr.state),
+        });
+    }
+    pr.state = PrState::Queued {
+        by: by.to_owned(),
+        at: tx.now.0,
+    };
+    pr.note = None;
+    tx.put_pr(pr);
+    Ok(format!("pr {number}: approved for merging by {by}"))
+}
+
+/// Closes a pull request unless its merge has begun to reach the user's repository.
+fn close_pr(tx: &mut Tx<'_>, by: &str, number: PrNo, reason: String) -> Result<(), Refusal> {
+    let mut pr = tx.pr(number)?;
+    if matches!(pr.state, PrState::Advancing { .. }) {
+        return Err(Refusal::NotAtGate {
+            pr: number,
+            state: Box::new(pr.state),
+        });
+    }
+    pr.state = PrState::Closed {
+        by: by.to_owned(),
+        at: tx.now.0,
+        reason,
+    };
+    tx.archive_pr(pr);
+    Ok(())
+}
+
+fn reject(tx: &mut Tx<'_>, by: &str, number: PrNo, reason: String) -> Result<String, Refusal> {
+    bounded("reason", &reason, TEXT_LIMIT)?;
+    let issue = tx.pr(number)?.issue;
+    let line = text::one_line(&reason);
+    close_pr(tx, by, number, reason.clone())?;
+    tx.comment(
+        issue,
+        by,
+        format!("Pull request {number} was rejected: {reason}"),
+    )?;
+    if let Some(job) = tx.job(issue) {
+        tx.drop_effects_of(issue);
+        tx.archive_job(job);
+    }
+    back_to_its_gate(tx, issue)?;
+    Ok(format!("pr {number}: rejected by {by}: {line}"))
+}

@@ -1,0 +1,538 @@
+//! Ends of runs: which class they are of, and what follows.
+
+use super::{job, merge, tx::Tx};
+use crate::{
+    engine::{self, Verdict},
+    event::Refusal,
+    exit::{self, ExitClass, MAX_LOSSES, Retry},
+    grant::Role,
+    ids::{Oid, RunId},
+    inbox::{EngineExit, RunEnd},
+    model::{
+        Checked, ContainerExit, EffectKind, Job, Next, PrState, Purpose, Resume, Run, Seconds,
+        Stage,
+    },
+    quantity::Bytes,
+    report, text,
+};
+
+/// Longest output that is handed to the next run or shown in a story, in bytes.
+const OUTPUT_LIMIT: usize = 6 << 10;
+
+/// A run whose container could not be made.
+pub(super) fn spawn_failed(tx: &mut Tx<'_>, id: RunId, why: &str) -> Result<String, Refusal> {
+    let (run, job) = match open_run(tx, id)? {
+        Open::Wanted(run, job) => (run, job),
+        Open::Cancelled(note) => return Ok(note),
+    };
+    broke_off(
+        tx,
+        *run,
+        *job,
+        ExitClass::Lost,
+        &format!("it could not be started: {why}"),
+        Blame::Counts,
+    )
+}
+
+/// A run whose container is not of this machine's factory.
+pub(super) fn left_behind(tx: &mut Tx<'_>, id: RunId, why: &str) -> Result<String, Refusal> {
+    match open_run(tx, id)? {
+        Open::Wanted(run, job) => given_up(tx, *run, *job, None, ExitClass::Lost, why),
+        Open::Cancelled(note) => Ok(note),
+    }
+}
+
+/// A run that we end and that is done again; one that came to its own end before counts as ended.
+fn given_up(
+    tx: &mut Tx<'_>,
+    run: Run,
+    job: Job,
+    exit: Option<ContainerExit>,
+    class: ExitClass,
+    why: &str,
+) -> Result<String, Refusal> {
+    let by_itself = match run.grant.role {
+        Role::Code => run
+            .end
+            .as_ref()
+            .is_some_and(|end| end.exit == EngineExit::Code(0)),
+        Role::Check => exit.is_some_and(|exit| matches!(exit.code, 0 | 1)),
+    };
+    if by_itself {
+        return settled(tx, run, job, exit);
+    }
+    broke_off(tx, run, job, class, why, Blame::Ours)
+}
+
+/// A run whose container ended.
+pub(super) fn ended(
+    tx: &mut Tx<'_>,
+    id: RunId,
+    exit: Option<ContainerExit>,
+) -> Result<String, Refusal> {
+    match open_run(tx, id)? {
+        // Whoever concludes it, this kernel or the next: it was the factory that ended it.
+        Open::Wanted(run, job) if run.stop_ordered && fits_a_stop(&run, exit) => {
+            let why = "the factory was stopped";
+            given_up(tx, *run, *job, exit, ExitClass::Killed, why)
+        }
+        Open::Wanted(run, job) => settled(tx, *run, *job, exit),
+        Open::Cancelled(note) => Ok(note),
+    }
+}
+
+/// True for an end that a run comes to when it is told to stop.
+fn fits_a_stop(run: &Run, exit: Option<ContainerExit>) -> bool {
+    match (&run.end, exit) {
+        (Some(end), _) => end.exit == EngineExit::Stopped,
+        (None, Some(exit)) => matches!(exit.code, 137 | 143) && !exit.oom,
+        (None, None) => true,
+    }
+}
+
+/// Whether a break counts towards giving up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Counts,
+    Ours,
+}
+
+/// An open run with the job that waits for it, or one that nobody waits for any more.
+enum Open {
+    Wanted(Box<Run>, Box<Job>),
+    Cancelled(String),
+}
+
+fn open_run(tx: &mut Tx<'_>, id: RunId) -> Result<Open, Refusal> {
+    let run = tx.run(id)?;
+    if !run.is_open() {
+        return Err(Refusal::Stale(format!("run {id}")));
+    }
+    Ok(match live_job_of(tx, &run) {
+        Some(job) => Open::Wanted(Box::new(run), Box::new(job)),
+        None => {
+            tx.end_run(run, ExitClass::Killed, "cancelled".to_owned());
+            Open::Cancelled(format!("run {id}: cancelled"))
+        }
+    })
+}
+
+/// The job, where it still waits for this very run.
+fn live_job_of(tx: &Tx<'_>, run: &Run) -> Option<Job> {
+    let job = tx.job(run.id.job)?;
+    let waits = match (&run.purpose, &job.stage) {
+        (Purpose::Code, Stage::Coding { run: id })
+        | (Purpose::Check, Stage::Checking { run: id, .. }) => *id == run.id,
+        (Purpose::MergeTest { pr }, Stage::Proposed) => {
+            matches!(tx.pr(*pr).ok()?.state, PrState::Testing { run: Some(id), .. } if id == run.id)
+        }
+        _ => false,
+    };
+    waits.then_some(job)
+}
+
+fn settled(
+    tx: &mut Tx<'_>,
+    run: Run,
+    job: Job,
+    exit: Option<ContainerExit>,
+) -> Result<String, Refusal> {
+    if let Some(class @ (ExitClass::OutOfMemory | ExitClass::Killed | ExitClass::Lost)) =
+        exit::outside(&run, exit)
+    {
+        let why = match (class, exit) {
+            (ExitClass::OutOfMemory, _) => format!("it ran out of memory ({})", run.limits.memory),
+            (ExitClass::Killed, _) if run.end.is_some() => {
+                "somebody told its container to stop".to_owned()
+            }
+            (_, None) => "its container vanished".to_owned(),
+            (_, Some(exit)) => format!(
+                "its container ended without a word (exit code {})",
+                exit.code
+            ),
+        };
+        return broke_off(tx, run, job, class, &why, Blame::Counts);
+    }
+    match (run.grant.role, run.end.clone()) {
+        (Role::Code, Some(end)) => code_ended(tx, run, job, &end),
+        (Role::Code, None) => broke_off(
+            tx,
+            run,
+            job,
+            ExitClass::Lost,
+            "it ended without a word",
+            Blame::Counts,
+        ),
+        (Role::Check, _) => check_ended(tx, run, job, exit),
+    }
+}
+
+/// What the job's next code run goes on from: the newest checkpoint that is not pushed work.
+fn remember(job: &mut Job, run: &Run) {
+    let old_session = engine::resumes_session(run);
+    // A session that could not be gone on with called no model: the next run begins a new one.
+    let unusable = old_session && run.usage.calls == 0;
+    let session = (!unusable).then(|| run.session.clone());
+    let intent = match &run.resume {
+        Some(resume) if old_session => resume.intent.clone(),
+        _ => run.intent.clone(),
+    };
+    job.resume = match &run.checkpoint {
+        Some(checkpoint) => Some(Resume {
+            run: run.id,
+            checkpoint: checkpoint.clone(),
+            engine: run.engine.clone(),
+            start: run.grant.start.clone(),
+            session,
+            intent,
+        }),
+        None => run.resume.clone().map(|resume| Resume {
+            session: resume.session.filter(|_| !unusable),
+            ..resume
+        }),
+    };
+}
+
+/// A run that did not come to its own end, and is tried again as its class says.
+fn broke_off(
+    tx: &mut Tx<'_>,
+    run: Run,
+    mut job: Job,
+    class: ExitClass,
+    why: &str,
+    blame: Blame,
+) -> Result<String, Refusal> {
+    let id = run.id;
+    job.story
+        .push(format!("{id}: {class}: {}", text::one_line(why)));
+    if blame == Blame::Counts {
+        job.breaks += 1;
+        if class.retry() == Retry::Again {
+            job.losses += 1;
+        }
+        wait(&mut job, class, tx.now.0);
+    }
+    let stage = match &run.purpose {
+        Purpose::Code => Stage::Queued,
+        Purpose::Check => Stage::CheckDue {
+            commit: run.grant.start.clone(),
+        },
+        Purpose::MergeTest { pr } => {
+            let mut pr = tx.pr(*pr)?;
+            if let PrState::Testing { run, .. } = &mut pr.state {
+                *run = None;
+            }
+            tx.put_pr(pr);
+            Stage::Proposed
+        }
+    };
+    tx.end_run(run.clone(), class, text::one_line(why));
+    let doubled = job.memory.is_some();
+    let gives_up = match class.retry() {
+        Retry::Doubled if doubled => Some(format!(
+            "It ran out of memory again, with twice the memory ({}). Raise `limits.memory` in factory.yaml.",
+            run.limits.memory
+        )),
+        Retry::Doubled => {
+            job.memory = Some(Bytes(run.limits.memory.0.saturating_mul(2)));
+            None
+        }
+        Retry::None | Retry::Round | Retry::Again | Retry::Human => (job.losses >= MAX_LOSSES)
+            .then(|| {
+                format!(
+                    "{} runs in a row were lost. The last one: {why}",
+                    job.losses
+                )
+            }),
+    };
+    let pushed = pushed_by(&run);
+    let to = match (gives_up, pushed, &run.purpose) {
+        (Some(why), Some(commit), Purpose::Code) => {
+            publish(tx, job, &run, commit, Next::Human { why })
+        }
+        (Some(why), _, _) => job::needs_human(tx, job, &why)?,
+        (None, pushed, Purpose::Code) => {
+            remember(&mut job, &run);
+            job.feedback = Some(format!("The run before you ({id}) broke off: {why}."));
+            match pushed {
+                // What it pushed is not lost: the next run starts from it.
+                Some(commit) => publish(tx, job, &run, commit, Next::Code),
+                None => {
+                    job.stage = stage;
+                    tx.put_job(job);
+                    "queued".to_owned()
+                }
+            }
+        }
+        (None, _, Purpose::Check | Purpose::MergeTest { .. }) => {
+            let due = match stage {
+                Stage::Proposed => "merge test due",
+                _ => "check due",
+            };
+            job.stage = stage;
+            tx.put_job(job);
+            due.to_owned()
+        }
+    };
+    Ok(format!(
+        "job {}: {id} {class}: {} -> {to}",
+        id.job,
+        text::one_line(why)
+    ))
+}
+
+/// Exponential backoff after a break.
+fn wait(job: &mut Job, class: ExitClass, now: Seconds) {
+    job.not_before = Some(now + class.backoff(job.breaks)).filter(|at| *at > now);
+}
+
+/// What a run pushed beyond its start.
+fn pushed_by(run: &Run) -> Option<Oid> {
+    run.pushed
+        .clone()
+        .filter(|commit| *commit != run.grant.start)
+}
+
+/// Records the move of the work branch from where the run found it to what the run pushed.
+fn publish(tx: &mut Tx<'_>, mut job: Job, run: &Run, commit: Oid, then: Next) -> String {
+    let kind = EffectKind::MoveBranch {
+        issue: job.issue,
+        branch: job.branch.clone(),
+        old: run.branch_tip.clone(),
+        new: commit.clone(),
+    };
+    tx.put_effect(format!("branch-{}", run.id), kind);
+    job.unchecked = (then != Next::Check).then(|| commit.clone());
+    job.stage = Stage::Publishing { commit, then };
+    tx.put_job(job);
+    "publishing".to_owned()
+}
+
+/// The pull request's text: the run's summary, and what was wrong with its report.
+fn summarise(job: &mut Job, run: &Run, end: &RunEnd) {
+    if let Some(summary) = run.report.as_deref().and_then(report::summary) {
+        job.summary = Some(summary);
+    }
+    if let Some(problem) = &end.report_problem {
+        let note = format!(
+            "The report of {} could not be read: {}",
+            run.id,
+            text::one_line(problem)
+        );
+        job.summary = Some(match job.summary.take() {
+            Some(summary) => format!("{summary}\n\n{note}"),
+            None => note,
+        });
+    }
+}
+
+fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<String, Refusal> {
+    let id = run.id;
+    job.rounds += 1;
+    job.feedback = None;
+    summarise(&mut job, &run, end);
+    let pushed = pushed_by(&run);
+    let (class, outcome, to) = match (engine::verdict(&run, end), pushed) {
+        (Verdict::Finished, Some(commit)) => {
+            came_to_its_end(&mut job);
+            let (outcome, then) = match &end.push_problem {
+                None => (format!("pushed {}", commit.short()), Next::Check),
+                // What it says is done is not all there.
+                Some(problem) => {
+                    job.feedback = Some(format!(
+                        "The run before you ({id}) pushed {}, which is on your branch; a later push of it was refused: {problem}\nMake what is missing, commit it on top and `git push`.",
+                        commit.short()
+                    ));
+                    let what = text::trimmed(&text::one_line(problem), 300);
+                    let short = commit.short();
+                    (
+                        format!("pushed {short}; a later push was refused: {what}"),
+                        Next::Code,
+                    )
+                }
+            };
+            job.story.push(format!("{id}: {outcome}"));
+            (ExitClass::Ok, outcome, publish(tx, job, &run, commit, then))
+        }
+        (Verdict::Finished, None)
+            if job.unchecked.as_ref() == Some(&run.grant.start) && end.push_problem.is_none() =>
+        {
+            came_to_its_end(&mut job);
+            job.unchecked = None;
+            let commit = run.grant.start.clone();
+            let outcome = format!("added nothing to {}", commit.short());
+            job.story.push(format!("{id}: {outcome}"));
+            (ExitClass::Ok, outcome, job::to_check(tx, job, commit)?)
+        }
+        (Verdict::Finished, None) => {
+            came_to_its_end(&mut job);
+            if run.handed_nothing_in() {
+                remember(&mut job, &run);
+            }
+            let problem = end
+                .push_problem
+                .as_deref()
+                .map(|p| format!(" {p}"))
+                .unwrap_or_default();
+            let why = format!("{id} ended without pushing a commit.{problem}");
+            let words = text::trimmed(&last_words(&run, end), OUTPUT_LIMIT);
+            job.story.push(text::one_line(&why));
+            let feedback = format!(
+                "The run before you ({id}) ended without pushing a commit.{problem} Its last words were:\n\n{words}\n\nMake the change, commit it and `git push`."
+            );
+            (
+                ExitClass::Ok,
+                "pushed nothing".to_owned(),
+                job::another_round(tx, job, feedback)?,
+            )
+        }
+        (Verdict::Failed { why }, pushed) => {
+            let class = exit::outside(&run, None).unwrap_or(ExitClass::EngineError);
+            let to = failed(tx, &run, job, class, &why, pushed)?;
+            (class, "broke off".to_owned(), to)
+        }
+        (Verdict::Refused { why }, pushed) => {
+            let class = ExitClass::Refused;
+            let to = failed(tx, &run, job, class, &why, pushed)?;
+            (class, "refused".to_owned(), to)
+        }
+    };
+    tx.end_run(run, class, outcome);
+    Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
+}
+
+/// A code run whose engine failed, and what its class leads to; what it pushed is kept.
+fn failed(
+    tx: &mut Tx<'_>,
+    run: &Run,
+    mut job: Job,
+    class: ExitClass,
+    why: &str,
+    pushed: Option<Oid>,
+) -> Result<String, Refusal> {
+    let id = run.id;
+    remember(&mut job, run);
+    let line = format!("{id}: {class}: {}", text::one_line(why));
+    job.story.push(text::trimmed(&line, 500));
+    match (class.retry(), pushed) {
+        (Retry::Human, Some(commit)) => {
+            let why = why.to_owned();
+            Ok(publish(tx, job, run, commit, Next::Human { why }))
+        }
+        (Retry::Human, None) => job::needs_human(tx, job, why),
+        (Retry::None | Retry::Round | Retry::Again | Retry::Doubled, pushed) => {
+            job.breaks += 1;
+            job.losses = 0;
+            wait(&mut job, class, tx.now.0);
+            let feedback = format!(
+                "The run before you ({id}) broke off: {}",
+                text::trimmed(why, OUTPUT_LIMIT)
+            );
+            match pushed {
+                Some(commit) => {
+                    job.feedback = Some(format!(
+                        "{feedback}\nWhat it pushed is on your branch; go on from there."
+                    ));
+                    Ok(publish(tx, job, run, commit, Next::Code))
+                }
+                None => job::another_round(tx, job, feedback),
+            }
+        }
+    }
+}
+
+/// Nothing is owed to earlier breaks any more, and the run's result is safe.
+fn came_to_its_end(job: &mut Job) {
+    job.breaks = 0;
+    job.losses = 0;
+    job.not_before = None;
+    job.resume = None;
+}
+
+/// What the engine said last, for people and for the next run.
+fn last_words(run: &Run, end: &RunEnd) -> String {
+    let stderr = end.stderr_tail.trim();
+    let result = serde_json::from_str::<serde_json::Value>(&end.last_output)
+        .ok()
+        .and_then(|v| v.get("result").and_then(|r| r.as_str()).map(str::to_owned));
+    match result {
+        Some(words) => words,
+        None if end.last_output.trim().is_empty() && stderr.is_empty() => {
+            format!("(nothing; see `factory run logs {}`)", run.id)
+        }
+        None => format!("{}\n{stderr}", end.last_output.trim())
+            .trim()
+            .to_owned(),
+    }
+}
+
+fn check_ended(
+    tx: &mut Tx<'_>,
+    run: Run,
+    mut job: Job,
+    exit: Option<ContainerExit>,
+) -> Result<String, Refusal> {
+    let id = run.id;
+    let output = run
+        .end
+        .as_ref()
+        .map(|end| text::trimmed(&end.last_output, OUTPUT_LIMIT))
+        .unwrap_or_default();
+    let commit = run.grant.start.clone();
+    // The verdict is pid 1's exit code as the container engine reports it.
+    let failed = match exit.map(|exit| exit.code) {
+        Some(0) => None,
+        Some(1) => Some(format!(
+            "The checks failed on {}:\n\n{output}",
+            commit.short()
+        )),
+        Some(124) => Some(format!(
+            "The checks did not end within {} on {}:\n\n{output}",
+            run.limits.wall,
+            commit.short()
+        )),
+        Some(125) => {
+            let why = format!("the checks could not be prepared: {output}");
+            return broke_off(tx, run, job, ExitClass::Lost, &why, Blame::Counts);
+        }
+        _ => {
+            return broke_off(
+                tx,
+                run,
+                job,
+                ExitClass::Lost,
+                "its container ended in an unknown way",
+                Blame::Counts,
+            );
+        }
+    };
+    came_to_its_end(&mut job);
+    let (stage, outcome) = match (&run.purpose, failed.is_some()) {
+        (Purpose::MergeTest { .. }, true) => ("testing the merge", "merge red"),
+        (Purpose::MergeTest { .. }, false) => ("testing the merge", "merge green"),
+        (Purpose::Code | Purpose::Check, true) => ("checking", "red"),
+        (Purpose::Code | Purpose::Check, false) => ("checking", "green"),
+    };
+    job.story.push(match &failed {
+        None => format!("{id}: checks passed on {}", commit.short()),
+        Some(why) => format!("{id}: {}", text::trimmed(&text::one_line(why), 300)),
+    });
+    let purpose = run.purpose.clone();
+    tx.end_run(run, ExitClass::Ok, outcome.to_owned());
+    let to = match (purpose, failed) {
+        (Purpose::MergeTest { pr }, None) => {
+            tx.put_job(job);
+            merge::advance(tx, pr)?
+        }
+        (Purpose::MergeTest { .. }, Some(why)) => {
+            let why = format!("Merged with the target branch, the work is red. {why}");
+            job::another_round(tx, job, why)?
+        }
+        (Purpose::Code | Purpose::Check, None) => {
+            job::propose(tx, job, commit.clone(), Some(Checked { commit, run: id }))?
+        }
+        (Purpose::Code | Purpose::Check, Some(why)) => job::another_round(tx, job, why)?,
+    };
+    Ok(format!("job {}: {stage} -> {to} ({id}, {outcome})", id.job))
+}

@@ -1,0 +1,299 @@
+//! Effects and merges: where work leaves our repositories.
+
+use super::{
+    job::{self, FACTORY},
+    queue,
+    tx::Tx,
+};
+use crate::{
+    event::{EffectResult, MergeResult, Refusal},
+    ids::{IssueNo, Oid, PrNo},
+    model::{EffectKind, IssueState, Next, Pr, PrState, Stage},
+};
+
+pub(super) fn effect_done(
+    tx: &mut Tx<'_>,
+    key: &str,
+    result: EffectResult,
+) -> Result<String, Refusal> {
+    let effect = tx.effect(key)?;
+    tx.drop_effect(key);
+    match effect.kind {
+        EffectKind::MoveBranch {
+            issue, branch, new, ..
+        } => branch_moved(tx, issue, &branch, new, result),
+        EffectKind::AdvanceTarget {
+            pr,
+            branch,
+            old,
+            new,
+            ..
+        } => target_advanced(tx, pr, &branch, old, new, result),
+    }
+}
+
+fn branch_moved(
+    tx: &mut Tx<'_>,
+    number: IssueNo,
+    branch: &str,
+    new: Oid,
+    result: EffectResult,
+) -> Result<String, Refusal> {
+    let job = tx
+        .job(number)
+        .ok_or_else(|| Refusal::Stale(format!("job {number}")))?;
+    let Stage::Publishing { commit, then } = job.stage.clone() else {
+        return Err(Refusal::Stale(format!("job {number}")));
+    };
+    let to = match result {
+        EffectResult::Done => match then {
+            Next::Check => job::to_check(tx, job, commit)?,
+            Next::Code => {
+                let feedback = job.feedback.clone().unwrap_or_default();
+                job::another_round(tx, job, feedback)?
+            }
+            Next::Human { why } => job::needs_human(tx, job, &why)?,
+        },
+        EffectResult::BranchTaken { found } => {
+            let there = found.map_or("was deleted".to_owned(), |oid| {
+                format!("is at {}, which is not ours", oid.short())
+            });
+            let why = format!(
+                "The branch `{branch}` {there}, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
+            );
+            job::needs_human(tx, job, &why)?
+        }
+        EffectResult::BranchCheckedOut { worktree } => {
+            let why = format!(
+                "The branch `{branch}` is checked out in {worktree}, so it was not moved to {}. Switch that work tree to another branch.",
+                new.short()
+            );
+            job::needs_human(tx, job, &why)?
+        }
+        EffectResult::Failed { why } => {
+            let why = format!(
+                "The branch `{branch}` could not be moved to {}: {why} The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
+                new.short()
+            );
+            job::needs_human(tx, job, &why)?
+        }
+        EffectResult::TargetMoved
+        | EffectResult::TargetRefused { .. }
+        | EffectResult::WorktreeChanged { .. } => {
+            return Err(Refusal::Stale(format!("job {number}")));
+        }
+    };
+    Ok(format!("job {number}: {branch} at {} -> {to}", new.short()))
+}
+
+fn target_advanced(
+    tx: &mut Tx<'_>,
+    number: PrNo,
+    branch: &str,
+    old: Oid,
+    new: Oid,
+    result: EffectResult,
+) -> Result<String, Refusal> {
+    let mut pr = tx.pr(number)?;
+    let PrState::Advancing { by, at, merge } = pr.state.clone() else {
+        return Err(Refusal::Stale(format!("pr {number}")));
+    };
+    match result {
+        EffectResult::Done => merged(tx, number, by, new),
+        EffectResult::TargetMoved => {
+            pr.state = PrState::Queued { by, at };
+            tx.put_pr(pr);
+            Ok(format!(
+                "pr {number}: {branch} moved meanwhile -> merged again"
+            ))
+        }
+        EffectResult::WorktreeChanged { worktree } => {
+            record_advance(tx, number, old, new, worktree);
+            Ok(format!(
+                "pr {number}: {branch} is checked out elsewhere now"
+            ))
+        }
+        EffectResult::TargetRefused { why } | EffectResult::Failed { why } => {
+            Ok(back_to_gate(tx, pr, why))
+        }
+        EffectResult::BranchTaken { .. } | EffectResult::BranchCheckedOut { .. } => {
+            Err(Refusal::Stale(format!("pr {number} ({})", merge.short())))
+        }
+    }
+}
+
+/// Not merged for a reason that a person removes: ready again, with that reason.
+fn back_to_gate(tx: &mut Tx<'_>, mut pr: Pr, why: String) -> String {
+    let note = format!(
+        "pr {}: not merged: {}",
+        pr.number,
+        crate::text::one_line(&why)
+    );
+    pr.state = PrState::Ready;
+    pr.note = Some(why);
+    tx.put_pr(pr);
+    note
+}
+
+/// Pull request merged, issue closed with a link, job done.
+fn merged(tx: &mut Tx<'_>, number: PrNo, by: String, merge: Oid) -> Result<String, Refusal> {
+    let mut pr = tx.pr(number)?;
+    let issue_no = pr.issue;
+    let target = tx.meta().target.clone();
+    pr.state = PrState::Merged {
+        by: by.clone(),
+        at: tx.now.0,
+        merge: merge.clone(),
+    };
+    tx.comment(
+        issue_no,
+        FACTORY,
+        format!("Done: pull request {number} was merged into {target} as {merge}.\n"),
+    )?;
+    let mut issue = tx.issue(issue_no)?;
+    issue.state = IssueState::Closed {
+        by,
+        at: tx.now.0,
+        pr: Some(number),
+    };
+    tx.archive_issue(issue);
+    queue::done(tx, issue_no)?;
+    tx.archive_pr(pr);
+    if let Some(job) = tx.job(issue_no) {
+        tx.archive_job(job);
+    }
+    Ok(format!(
+        "pr {number}: merged into {target} as {}, issue {issue_no} closed",
+        merge.short()
+    ))
+}
+
+pub(super) fn merge_made(
+    tx: &mut Tx<'_>,
+    number: PrNo,
+    target: Oid,
+    result: MergeResult,
+) -> Result<String, Refusal> {
+    let mut pr = tx.pr(number)?;
+    let PrState::Queued { by, at } = pr.state.clone() else {
+        return Err(Refusal::Stale(format!("pr {number}")));
+    };
+    match result {
+        MergeResult::AlreadyMerged => merged(tx, number, by, target),
+        MergeResult::Blocked { why } => Ok(back_to_gate(tx, pr, why)),
+        MergeResult::BranchMoved { found } => branch_of_pr_moved(tx, pr, found),
+        MergeResult::Conflict { paths } => {
+            let mut job = tx
+                .job(pr.issue)
+                .ok_or_else(|| Refusal::Stale(format!("pr {number}")))?;
+            let files = paths.join(", ");
+            job.story.push(format!(
+                "pr {number}: conflicts with {} in {files}",
+                target.short()
+            ));
+            let feedback = format!(
+                "Your work conflicts with the target branch ({}) in: {files}. The merge is begun in your work tree: resolve the conflicts, keep what both sides intended, commit and push.",
+                target.short()
+            );
+            let to = job::another_round(tx, job, feedback)?;
+            Ok(format!("pr {number}: conflicts in {files} -> {to}"))
+        }
+        MergeResult::Clean {
+            merge,
+            tree_is_heads,
+            worktree,
+        } => {
+            let tested = tx.config().checks.is_empty()
+                || (tree_is_heads && pr.checked.as_ref().is_some_and(|c| c.commit == pr.head));
+            let short = merge.short().to_owned();
+            if tested {
+                pr.state = PrState::Advancing {
+                    by,
+                    at,
+                    merge: merge.clone(),
+                };
+                tx.put_pr(pr);
+                record_advance(tx, number, target, merge, worktree);
+                Ok(format!("pr {number}: merge {short} made -> advancing"))
+            } else {
+                pr.state = PrState::Testing {
+                    by,
+                    at,
+                    target,
+                    merge,
+                    worktree,
+                    run: None,
+                };
+                tx.put_pr(pr);
+                Ok(format!("pr {number}: merge {short} made -> to be tested"))
+            }
+        }
+    }
+}
+
+/// What the gate was opened for is not what the branch holds: that is checked,
+/// and whoever opened the gate looks at it again.
+fn branch_of_pr_moved(tx: &mut Tx<'_>, mut pr: Pr, found: Oid) -> Result<String, Refusal> {
+    let number = pr.number;
+    let mut job = tx
+        .job(pr.issue)
+        .ok_or_else(|| Refusal::Stale(format!("pr {number}")))?;
+    let what = format!(
+        "somebody moved {} from {} to {}",
+        pr.branch,
+        pr.head.short(),
+        found.short()
+    );
+    pr.state = PrState::Reworking;
+    tx.put_pr(pr);
+    job.story.push(format!("pr {number}: {what}"));
+    let to = job::to_check(tx, job, found)?;
+    Ok(format!("pr {number}: not merged: {what} -> {to}"))
+}
+
+/// The merge could not be made: back to the gate, where a person reads why.
+pub(super) fn merge_failed(tx: &mut Tx<'_>, number: PrNo, why: String) -> Result<String, Refusal> {
+    let pr = tx.pr(number)?;
+    match pr.state {
+        PrState::Queued { .. } => Ok(back_to_gate(tx, pr, why)),
+        _ => Err(Refusal::Stale(format!("pr {number}"))),
+    }
+}
+
+fn record_advance(tx: &mut Tx<'_>, pr: PrNo, old: Oid, new: Oid, worktree: Option<String>) {
+    let branch = tx.meta().target.clone();
+    tx.put_effect(
+        format!("merge-{pr}-{}", new.short()),
+        EffectKind::AdvanceTarget {
+            pr,
+            branch,
+            old,
+            new,
+            worktree,
+        },
+    );
+}
+
+/// The merge commit's checks passed: the target may move to it.
+pub(super) fn advance(tx: &mut Tx<'_>, number: PrNo) -> Result<String, Refusal> {
+    let mut pr = tx.pr(number)?;
+    let PrState::Testing {
+        by,
+        at,
+        target,
+        merge,
+        worktree,
+        ..
+    } = pr.state.clone()
+    else {
+        return Err(Refusal::Stale(format!("pr {number}")));
+    };
+    pr.state = PrState::Advancing {
+        by,
+        at,
+        merge: merge.clone(),
+    };
+    tx.put_pr(pr);
+    record_advance(tx, number, target, merge, worktree);
+    Ok("advancing".to_owned())
+}

@@ -1,0 +1,233 @@
+//! The life of a run: granted, running, ended, collected.
+
+use super::tx::Tx;
+use crate::{
+    brief,
+    container::ContainerSpec,
+    engine,
+    event::{GrantFacts, Refusal},
+    grant::{Grant, ModelGrant, Role},
+    ids::{IssueNo, Oid, RunId},
+    inbox::InboxEntry,
+    model::{Ending, PrState, Purpose, Run, RunState, Stage, UsageTotal},
+};
+
+pub(super) fn granted(
+    tx: &mut Tx<'_>,
+    number: IssueNo,
+    purpose: Purpose,
+    slot: u32,
+    facts: GrantFacts,
+) -> Result<String, Refusal> {
+    let stale = || Refusal::Stale(format!("job {number}"));
+    let mut job = tx.job(number).ok_or_else(stale)?;
+    if tx.slot_is_taken(slot) {
+        return Err(Refusal::Stale(format!("slot {slot}")));
+    }
+    job.not_before = None;
+    let mut issue = tx.issue(number)?;
+    issue.runs += 1;
+    let id = RunId {
+        job: number,
+        k: issue.runs,
+    };
+    tx.put_issue(issue);
+    let (from, to) = match (&purpose, &job.stage) {
+        (Purpose::Code, Stage::Queued) => {
+            job.stage = Stage::Coding { run: id };
+            ("queued", "coding")
+        }
+        (Purpose::Check, Stage::CheckDue { commit }) if *commit == facts.start => {
+            job.stage = Stage::Checking {
+                commit: commit.clone(),
+                run: id,
+            };
+            ("check due", "checking")
+        }
+        (Purpose::MergeTest { pr }, Stage::Proposed) => {
+            let mut pr = tx.pr(*pr)?;
+            match &mut pr.state {
+                PrState::Testing {
+                    run: run @ None,
+                    merge,
+                    ..
+                } if *merge == facts.start => *run = Some(id),
+                _ => return Err(stale()),
+            }
+            tx.put_pr(pr);
+            ("merge test due", "testing the merge")
+        }
+        _ => return Err(stale()),
+    };
+    let config = tx.config().clone();
+    let epoch = tx.meta().epoch;
+    let role = purpose.role();
+    let models = match role {
+        Role::Code => config.providers().and_then(|(api, providers)| {
+            let mut providers = providers.into_iter();
+            let first = providers.next()?;
+            Some(ModelGrant {
+                api,
+                base_url: first.base_url,
+                key_env: first.key_env,
+                fallbacks: providers.collect(),
+                budget_milli_usd: config.budget.per_run.usd.0,
+            })
+        }),
+        Role::Check => None,
+    };
+    let resume = job.resume.clone().filter(|_| role == Role::Code);
+    let session = resume
+        .as_ref()
+        .filter(|r| {
+            !facts.fresh_session && r.engine == config.engine && engine::can_resume(&r.engine)
+        })
+        .and_then(|r| r.session.clone())
+        .unwrap_or_else(|| brief::session(&facts.home, id));
+    let requests = tx.requests_of(&job);
+    let mut limits = config.limits;
+    if let Some(memory) = job.memory {
+        limits.memory = memory;
+    }
+    let grant = Grant {
+        run: id,
+        epoch,
+        role,
+        start: facts.start,
+        resume: resume.as_ref().map(|r| r.checkpoint.clone()),
+        branch: (role == Role::Code).then(|| job.branch.clone()),
+        models,
+        wall_seconds: config.limits.wall.0,
+    };
+    let resumed = resume.as_ref().map(|r| r.run);
+    tx.put_run(Run {
+        id,
+        purpose,
+        grant,
+        slot,
+        container: ContainerSpec::name_for(&facts.home, id),
+        image: facts.image,
+        limits,
+        requests,
+        model: config.model().to_owned(),
+        engine: config.engine,
+        checks: if role == Role::Check {
+            config.checks
+        } else {
+            Vec::new()
+        },
+        intent: facts.intent,
+        merge_target: facts.merge_target,
+        branch_tip: facts.branch_tip,
+        feedback: job.feedback.clone(),
+        session,
+        resume,
+        checkpoint: None,
+        state: RunState::Starting,
+        created: tx.now.0,
+        stop_ordered: false,
+        inbox_seen: None,
+        pushed: None,
+        report: None,
+        end: None,
+        usage: UsageTotal::default(),
+    });
+    tx.put_job(job);
+    let how = match &resumed {
+        Some(run) => format!("{id}, resumes {run}"),
+        None => id.to_string(),
+    };
+    Ok(format!("job {number}: {from} -> {to} ({how})"))
+}
+
+pub(super) fn running(tx: &mut Tx<'_>, id: RunId) -> Result<String, Refusal> {
+    let mut run = tx.run(id)?;
+    if run.state != RunState::Starting {
+        return Err(Refusal::Stale(format!("run {id}")));
+    }
+    run.state = RunState::Running { since: tx.now.0 };
+    let slot = run.slot;
+    tx.put_run(run);
+    Ok(format!("run {id}: running in slot {slot}"))
+}
+
+/// Keeps the order for the next kernel of the same start, should this one die. At once:
+/// marks every open run as one that the factory itself ends.
+pub(super) fn end_ordered(tx: &mut Tx<'_>, how: Ending) -> Result<String, Refusal> {
+    tx.meta().ending = Some(how);
+    if how == Ending::Drain {
+        return Ok("kernel: told to end when what runs has ended".to_owned());
+    }
+    let open = tx.open_runs();
+    for id in &open {
+        let mut run = tx.run(*id)?;
+        run.stop_ordered = true;
+        tx.put_run(run);
+    }
+    let names: Vec<String> = open.iter().map(ToString::to_string).collect();
+    Ok(match names.is_empty() {
+        true => "kernel: told to end at once".to_owned(),
+        false => format!("kernel: told to end at once, stops {}", names.join(", ")),
+    })
+}
+
+pub(super) fn inbox(
+    tx: &mut Tx<'_>,
+    id: RunId,
+    entries: Vec<(Oid, InboxEntry)>,
+) -> Result<String, Refusal> {
+    let mut run = tx.run(id)?;
+    // What was taken already may come once more.
+    let taken = entries
+        .iter()
+        .position(|(oid, _)| Some(oid) == run.inbox_seen.as_ref());
+    let new = taken.map_or(0, |at| at + 1);
+    if new == entries.len() {
+        return Err(Refusal::Stale(format!("the inbox of run {id}")));
+    }
+    let mut notes: Vec<String> = Vec::new();
+    let mut calls = 0;
+    for (oid, entry) in entries.into_iter().skip(new) {
+        run.inbox_seen = Some(oid);
+        match entry {
+            InboxEntry::Push { new, .. } => {
+                notes.push(format!("pushed {}", new.short()));
+                run.pushed = Some(new);
+            }
+            InboxEntry::Checkpoint { commit } => {
+                notes.push("saved its work in progress".to_owned());
+                run.checkpoint = Some(commit);
+            }
+            InboxEntry::Usage(usage) => {
+                calls += 1;
+                run.usage.add(&usage);
+            }
+            InboxEntry::Report { json } => {
+                notes.push("reported".to_owned());
+                run.report = Some(json);
+            }
+            InboxEntry::End(end) => {
+                notes.push("said its last word".to_owned());
+                run.end = Some(end);
+            }
+        }
+    }
+    if calls > 0 {
+        notes.push(format!(
+            "{calls} model call{}",
+            if calls == 1 { "" } else { "s" }
+        ));
+    }
+    tx.put_run(run);
+    Ok(format!("run {id}: {}", notes.join(", ")))
+}
+
+pub(super) fn collected(tx: &mut Tx<'_>, id: RunId) -> Result<String, Refusal> {
+    let run = tx.run(id)?;
+    if run.is_open() {
+        return Err(Refusal::Stale(format!("run {id}")));
+    }
+    let slot = run.slot;
+    tx.archive_run(run);
+    Ok(format!("run {id}: collected, slot {slot} is free"))
+}

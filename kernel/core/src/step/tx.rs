@@ -1,0 +1,208 @@
+//! A step under construction: reads through to the state, collects the delta.
+
+use super::Step;
+use crate::{
+    config::Amounts,
+    event::{Now, Refusal},
+    exit::ExitClass,
+    ids::{IssueNo, PrNo, RunId},
+    model::{Comment, ConfigInForce, Effect, EffectKind, Issue, Job, Meta, Pr, Run, RunState},
+    state::{Delta, Put, State},
+};
+use std::collections::BTreeMap;
+
+pub(super) struct Tx<'a> {
+    base: &'a State,
+    delta: Delta,
+    pub(super) now: Now,
+}
+
+/// What the delta says of a key, or else what the state says.
+fn look<K: Ord, V: Clone>(puts: &BTreeMap<K, Put<V>>, base: &BTreeMap<K, V>, key: &K) -> Option<V> {
+    match puts.get(key) {
+        Some(Put::Live(value)) => Some(value.clone()),
+        Some(Put::Archived(_) | Put::Gone) => None,
+        None => base.get(key).cloned(),
+    }
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(base: &'a State, now: Now) -> Self {
+        Self {
+            base,
+            delta: Delta::default(),
+            now,
+        }
+    }
+
+    pub(super) fn finish(mut self, note: String) -> Step {
+        let meta = self.meta();
+        meta.step += 1;
+        let step = format!("{}.{}", meta.epoch, meta.step);
+        Step {
+            delta: self.delta,
+            note,
+            step,
+        }
+    }
+
+    pub(super) fn meta(&mut self) -> &mut Meta {
+        self.delta
+            .meta
+            .get_or_insert_with(|| self.base.meta.clone())
+    }
+
+    pub(super) fn config(&self) -> &crate::config::Config {
+        self.delta
+            .config
+            .as_ref()
+            .map_or(&self.base.config.config, |c| &c.config)
+    }
+
+    pub(super) fn set_config(&mut self, config: ConfigInForce) {
+        self.delta.config = Some(config);
+    }
+
+    pub(super) fn issue(&self, number: IssueNo) -> Result<Issue, Refusal> {
+        look(&self.delta.issues, &self.base.issues, &number).ok_or(Refusal::NoSuchIssue(number))
+    }
+
+    pub(super) fn put_issue(&mut self, issue: Issue) {
+        self.delta.issues.insert(issue.number, Put::Live(issue));
+    }
+
+    /// Moves an issue with all its comments to the archive.
+    pub(super) fn archive_issue(&mut self, issue: Issue) {
+        let number = issue.number;
+        for k in 1..=issue.comments {
+            if let Some(comment) = look(&self.delta.comments, &self.base.comments, &(number, k)) {
+                self.delta
+                    .comments
+                    .insert((number, k), Put::Archived(comment));
+            }
+        }
+        self.delta.issues.insert(number, Put::Archived(issue));
+    }
+
+    pub(super) fn comment(
+        &mut self,
+        issue: IssueNo,
+        author: &str,
+        text: String,
+    ) -> Result<(), Refusal> {
+        let mut issue = self.issue(issue)?;
+        issue.comments += 1;
+        let comment = Comment {
+            author: author.to_owned(),
+            at: self.now.0,
+            text,
+        };
+        self.delta
+            .comments
+            .insert((issue.number, issue.comments), Put::Live(comment));
+        self.put_issue(issue);
+        Ok(())
+    }
+
+    pub(super) fn pr(&self, number: PrNo) -> Result<Pr, Refusal> {
+        look(&self.delta.prs, &self.base.prs, &number).ok_or(Refusal::NoSuchPr(number))
+    }
+
+    pub(super) fn put_pr(&mut self, pr: Pr) {
+        self.delta.prs.insert(pr.number, Put::Live(pr));
+    }
+
+    pub(super) fn archive_pr(&mut self, pr: Pr) {
+        self.delta.prs.insert(pr.number, Put::Archived(pr));
+    }
+
+    pub(super) fn job(&self, number: IssueNo) -> Option<Job> {
+        look(&self.delta.jobs, &self.base.jobs, &number)
+    }
+
+    /// What the next run of a job is reckoned with.
+    pub(super) fn requests_of(&self, job: &Job) -> Amounts {
+        self.base.requests_of(job)
+    }
+
+    /// Issues that wait until `issue` is done.
+    pub(super) fn dependents(&self, issue: IssueNo) -> Vec<IssueNo> {
+        self.base.queue.dependents(issue).collect()
+    }
+
+    pub(super) fn put_job(&mut self, job: Job) {
+        self.delta.jobs.insert(job.issue, Put::Live(job));
+    }
+
+    pub(super) fn archive_job(&mut self, job: Job) {
+        self.delta.jobs.insert(job.issue, Put::Archived(job));
+    }
+
+    pub(super) fn run(&self, id: RunId) -> Result<Run, Refusal> {
+        look(&self.delta.runs, &self.base.runs, &id)
+            .ok_or_else(|| Refusal::Stale(format!("run {id}")))
+    }
+
+    pub(super) fn put_run(&mut self, run: Run) {
+        self.delta.runs.insert(run.id, Put::Live(run));
+    }
+
+    pub(super) fn end_run(&mut self, mut run: Run, class: ExitClass, outcome: String) {
+        run.state = RunState::Ended {
+            at: self.now.0,
+            class,
+            outcome,
+        };
+        self.put_run(run);
+    }
+
+    pub(super) fn archive_run(&mut self, run: Run) {
+        self.delta.runs.insert(run.id, Put::Archived(run));
+    }
+
+    /// Runs that are not over, as the state has them.
+    pub(super) fn open_runs(&self) -> Vec<RunId> {
+        let open = self.base.runs.values().filter(|run| run.is_open());
+        open.map(|run| run.id).collect()
+    }
+
+    /// Effects without a result, as the state has them.
+    pub(super) fn open_effects(&self) -> Vec<Effect> {
+        self.base.effects.values().cloned().collect()
+    }
+
+    pub(super) fn slot_is_taken(&self, slot: u32) -> bool {
+        self.base.runs.values().any(|run| run.slot == slot)
+    }
+
+    pub(super) fn effect(&self, key: &str) -> Result<Effect, Refusal> {
+        look(&self.delta.effects, &self.base.effects, &key.to_owned())
+            .ok_or_else(|| Refusal::Stale(format!("effect {key}")))
+    }
+
+    pub(super) fn put_effect(&mut self, key: String, kind: EffectKind) {
+        let effect = Effect {
+            key: key.clone(),
+            kind,
+            created: self.now.0,
+        };
+        self.delta.effects.insert(key, Put::Live(effect));
+    }
+
+    pub(super) fn drop_effect(&mut self, key: &str) {
+        self.delta.effects.insert(key.to_owned(), Put::Gone);
+    }
+
+    pub(super) fn drop_effects_of(&mut self, issue: IssueNo) {
+        let keys: Vec<String> = self
+            .base
+            .effects
+            .values()
+            .filter(|e| matches!(e.kind, EffectKind::MoveBranch { issue: of, .. } if of == issue))
+            .map(|e| e.key.clone())
+            .collect();
+        for key in keys {
+            self.drop_effect(&key);
+        }
+    }
+}

@@ -1,0 +1,593 @@
+//! A small world outside the state: containers, inboxes, branches. What happens
+//! in it stays when the kernel dies; what the kernel knew of it does not.
+
+use crate::given::{Dice, engine, oid};
+use factory_core::{
+    config::Config,
+    event::{Command, EffectResult, Event, GrantFacts, MergeResult, Now},
+    grant::Role,
+    ids::{IssueNo, Oid, PrNo, RunId},
+    inbox::{EngineExit, InboxEntry, RunEnd, Usage},
+    model::{ContainerExit, EffectKind, IssueState, KernelId, PrState, Purpose, RunState, Stage},
+    plan::{Action, Observed, Seen, plan},
+    state::{Put, State},
+    step::step,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
+
+/// What an effect does, whoever does it and when.
+type Meaning = (String, Option<Oid>, Oid);
+
+pub struct World {
+    pub state: State,
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Everything that was journalled since the first state.
+    pub log: Vec<(Event, Now)>,
+    pub now: i64,
+    pub dice: Dice,
+    pub trouble: bool,
+    pub containers: BTreeMap<RunId, Seen>,
+    inbox: BTreeMap<RunId, Vec<(Oid, InboxEntry)>>,
+    pub branches: BTreeMap<String, Oid>,
+    pub target: Oid,
+    oids: u64,
+    started: BTreeSet<RunId>,
+    pub merged: Vec<u64>,
+    pub stopping: bool,
+    /// Every effect that was ever recorded.
+    effects: BTreeMap<String, EffectKind>,
+    /// Effects that changed something outside.
+    changed: BTreeSet<String>,
+    /// Merge commits by what they are made of, which always makes the same one.
+    merges: BTreeMap<(PrNo, Oid, Oid, i64), (Oid, bool)>,
+    /// Every run that was ever granted.
+    granted: BTreeSet<RunId>,
+}
+
+impl World {
+    pub fn new(seed: u64, trouble: bool, config: Config) -> Self {
+        let mut world = Self {
+            state: State::new("repo".into(), "main".into()),
+            files: BTreeMap::new(),
+            log: Vec::new(),
+            now: 0,
+            dice: Dice::new(seed),
+            trouble,
+            containers: BTreeMap::new(),
+            inbox: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            target: oid(1),
+            oids: 1,
+            started: BTreeSet::new(),
+            merged: Vec::new(),
+            stopping: false,
+            effects: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            merges: BTreeMap::new(),
+            granted: BTreeSet::new(),
+        };
+        for change in world.state.initial_files() {
+            world.files.insert(change.path, change.content.unwrap());
+        }
+        world.journal(Event::ConfigLoaded {
+            commit: None,
+            config: Box::new(config),
+        });
+        world.kernel_starts();
+        world
+    }
+
+    pub fn oid(&mut self) -> Oid {
+        self.oids += 1;
+        oid(self.oids)
+    }
+
+    /// The state as its files have it.
+    fn written(&self) -> State {
+        let live = self
+            .files
+            .iter()
+            .filter(|(p, _)| !p.starts_with("archive/"));
+        State::decode(&live.map(|(p, c)| (p.clone(), c.clone())).collect()).unwrap()
+    }
+
+    /// What a step wrote is what it means.
+    fn as_written(&self, changed: &BTreeMap<String, Vec<u8>>) {
+        fn same<K: Ord + Debug, V: PartialEq + Debug>(
+            written: &BTreeMap<K, V>,
+            meant: &BTreeMap<K, V>,
+        ) {
+            for (key, value) in written {
+                assert_eq!(Some(value), meant.get(key), "{key:?} as written");
+            }
+        }
+        let live = changed.iter().filter(|(p, _)| !p.starts_with("archive/"));
+        let written = State::decode(&live.map(|(p, c)| (p.clone(), c.clone())).collect()).unwrap();
+        let meant = &self.state;
+        assert_eq!(written.meta, meant.meta);
+        same(&written.issues, &meant.issues);
+        same(&written.comments, &meant.comments);
+        same(&written.prs, &meant.prs);
+        same(&written.jobs, &meant.jobs);
+        same(&written.runs, &meant.runs);
+        same(&written.effects, &meant.effects);
+    }
+
+    /// A kernel takes the state from its files and adopts what lives.
+    pub fn kernel_starts(&mut self) {
+        let written = self.written();
+        assert_eq!(
+            written, self.state,
+            "the one before knew more than the files"
+        );
+        self.state = written;
+        let runs = self.state.runs.values().filter(|run| run.is_open());
+        let lives = |id: &RunId| self.containers.get(id) == Some(&Seen::Running);
+        let adopted = runs.map(|run| run.id).filter(lives).collect();
+        assert!(self.journal(Event::KernelStarted {
+            kernel: KernelId {
+                host: "h".into(),
+                pid: 1,
+                boot: "b".into(),
+                since: 0,
+                launcher: None,
+                slots: None,
+                engine: None,
+            },
+            adopted,
+        }));
+    }
+
+    /// Commits a step to the files, applies it, and holds both against each other.
+    pub fn journal(&mut self, event: Event) -> bool {
+        self.now += 1;
+        let now = Now(self.now);
+        let before = self.state.meta.step;
+        let Ok(step) = step(&self.state, event.clone(), now) else {
+            return false;
+        };
+        assert_eq!(
+            Ok(&step),
+            factory_core::step::step(&self.state, event.clone(), now).as_ref(),
+            "not deterministic"
+        );
+        let mut changed = BTreeMap::new();
+        for change in step.delta.files() {
+            match change.content {
+                Some(content) => {
+                    changed.insert(change.path.clone(), content.clone());
+                    self.files.insert(change.path, content)
+                }
+                None => {
+                    changed.remove(&change.path);
+                    self.files.remove(&change.path)
+                }
+            };
+        }
+        assert!(!step.note.contains('\n') && step.message().contains("\n\nFactory-Step: "));
+        for (key, put) in &step.delta.effects {
+            if let Put::Live(effect) = put {
+                self.recorded(key, &effect.kind);
+            }
+        }
+        for (id, put) in &step.delta.runs {
+            if matches!(put, Put::Live(run) if matches!(event, Event::RunGranted { .. }) && run.id == *id)
+            {
+                assert!(self.granted.insert(*id), "{id} was granted twice");
+            }
+        }
+        self.state.apply(step.delta);
+        assert_eq!(self.state.meta.step, before + 1);
+        self.as_written(&changed);
+        self.log.push((event, now));
+        self.laws();
+        true
+    }
+
+    /// A key names one effect for ever, also when the job it was for is archived.
+    fn recorded(&mut self, key: &str, kind: &EffectKind) {
+        if let Some(before) = self.effects.insert(key.to_owned(), kind.clone()) {
+            assert_eq!(
+                meaning(&before),
+                meaning(kind),
+                "{key} was given to two effects"
+            );
+        }
+    }
+
+    fn laws(&self) {
+        let mut slots = BTreeSet::new();
+        let count = self.state.slots(&self.observed());
+        for run in self.state.runs.values() {
+            assert!(slots.insert(run.slot), "two runs in slot {}", run.slot);
+            assert!(run.slot < count, "more runs than slots");
+        }
+        for job in self.state.jobs.values() {
+            // Two that are tried again without a round, and then as many as there are rounds.
+            assert!(job.losses <= 2 + 3, "more losses than allowed");
+            assert!(job.rounds <= 3, "more rounds than allowed");
+            assert!(
+                matches!(
+                    self.state.issues[&job.issue].state,
+                    IssueState::Approved { .. }
+                ),
+                "a job without approval"
+            );
+        }
+    }
+
+    /// Replays what was journalled from the first state: the same files, to the byte.
+    pub fn assert_replay(&self) {
+        let mut state = State::new("repo".into(), "main".into());
+        let first = state.initial_files().into_iter();
+        let mut files: BTreeMap<_, _> = first.map(|f| (f.path, f.content.unwrap())).collect();
+        for (event, now) in &self.log {
+            let made = step(&state, event.clone(), *now).unwrap();
+            for change in made.delta.files() {
+                match change.content {
+                    Some(content) => files.insert(change.path, content),
+                    None => files.remove(&change.path),
+                };
+            }
+            state.apply(made.delta);
+        }
+        assert_eq!(state, self.state);
+        assert_eq!(self.written(), self.state);
+        assert_eq!(files, self.files);
+    }
+
+    pub fn push_inbox(&mut self, run: RunId, entry: InboxEntry) {
+        let oid = self.oid();
+        self.inbox.entry(run).or_default().push((oid, entry));
+    }
+
+    /// Journals what a run said since the last time.
+    pub fn drain(&mut self, run: RunId) {
+        let Some(live) = self.state.runs.get(&run) else {
+            return;
+        };
+        let seen = live.inbox_seen.clone();
+        let all = self.inbox.get(&run).cloned().unwrap_or_default();
+        let from = seen.map_or(0, |seen| {
+            all.iter().position(|(oid, _)| *oid == seen).unwrap() + 1
+        });
+        if from < all.len() {
+            let event = |from: usize| Event::Inbox {
+                run,
+                entries: all[from..].to_vec(),
+            };
+            assert!(self.journal(event(from)));
+            for again in [from, 0, all.len()] {
+                assert!(!self.journal(event(again)), "an inbox was taken twice");
+            }
+        }
+    }
+
+    /// The agent in the container does its work at once.
+    pub fn live(&mut self, id: RunId) {
+        let run = self.state.runs[&id].clone();
+        let luck = if self.trouble { self.dice.roll(10) } else { 9 };
+        let refused = self.trouble && luck == 5;
+        let end = |world: &mut Self, exit| {
+            let end = RunEnd {
+                exit,
+                last_output: "words: #\n---\n".into(),
+                stderr_tail: String::new(),
+                report_problem: None,
+                push_problem: refused.then(|| "not a fast-forward".into()),
+            };
+            world.push_inbox(id, InboxEntry::End(end));
+        };
+        let code = match (run.grant.role, luck) {
+            (_, 0) => 137,
+            (Role::Code, 1) => {
+                end(self, EngineExit::Code(0));
+                0
+            }
+            (Role::Code, luck) => {
+                let (saved, new) = (self.oid(), self.oid());
+                self.push_inbox(id, InboxEntry::Checkpoint { commit: saved });
+                let old = run.grant.start.clone();
+                self.push_inbox(id, InboxEntry::Push { old, new });
+                self.push_inbox(
+                    id,
+                    InboxEntry::Usage(Usage {
+                        status: 200,
+                        ..Usage::default()
+                    }),
+                );
+                // Dead before its last word.
+                let dies = luck == 4 && self.dice.roll(2) == 0;
+                if !dies {
+                    end(self, EngineExit::Code(i32::from(luck == 2)));
+                }
+                if dies { 137 } else { 0 }
+            }
+            (Role::Check, luck) => {
+                end(self, EngineExit::Code(0));
+                if luck == 3 { 1 } else { 0 }
+            }
+        };
+        self.containers
+            .insert(id, Seen::Exited(ContainerExit { code, oom: false }));
+    }
+
+    /// Performs one action; a crash may cut it short before its journal entry.
+    pub fn perform(&mut self, action: Action) {
+        if let Action::Await(run) = &action {
+            let running = matches!(
+                self.state.runs.get(run).map(|r| &r.state),
+                Some(RunState::Running { .. })
+            );
+            if running && self.trouble && self.dice.roll(20) == 0 {
+                self.containers.remove(run);
+            } else if self.state.runs.contains_key(run) {
+                self.live(*run);
+            }
+            return;
+        }
+        let crash = self.trouble && self.dice.roll(8) == 0;
+        let events = self.act(&action);
+        if !crash {
+            for event in events {
+                self.take(event);
+            }
+        }
+    }
+
+    /// Takes the outcome of an action as the kernel does; tells whether it was journalled.
+    pub fn take(&mut self, event: Event) -> bool {
+        if let Event::ContainerEnded { run, .. } = &event {
+            self.drain(*run);
+        }
+        self.journal(event)
+    }
+
+    /// Does what an action does outside the state; gives what it wants journalled.
+    pub fn act(&mut self, action: &Action) -> Vec<Event> {
+        match action.clone() {
+            Action::Journal(event) => return vec![event],
+            Action::Grant { job, purpose, slot } => {
+                return self.grant(job, purpose, slot).into_iter().collect();
+            }
+            Action::Spawn(run) => {
+                self.containers.entry(run).or_insert(Seen::Created);
+                if self.trouble && self.dice.roll(8) == 0 {
+                    return Vec::new();
+                }
+                if self.containers[&run] == Seen::Created {
+                    assert!(self.started.insert(run), "{run} was started twice");
+                    self.containers.insert(run, Seen::Running);
+                }
+                if self.containers[&run] == Seen::Running {
+                    return vec![Event::RunRunning { run }];
+                }
+            }
+            Action::Await(_) => {}
+            Action::Kill(run) | Action::Stop(run) => {
+                let killed = ContainerExit {
+                    code: 137,
+                    oom: false,
+                };
+                if self.containers.get(&run) == Some(&Seen::Running) {
+                    self.containers.insert(run, Seen::Exited(killed));
+                }
+            }
+            Action::Conclude(run, exit) => return vec![Event::ContainerEnded { run, exit }],
+            Action::Collect(run) => {
+                self.containers.remove(&run);
+                return vec![Event::RunCollected { run }];
+            }
+            Action::RemoveStray(run) => {
+                self.containers.remove(&run);
+            }
+            Action::Perform(key) => {
+                let result = self.effect(&key);
+                return vec![Event::EffectDone { key, result }];
+            }
+            Action::Merge(pr) => return self.merge(pr).into_iter().collect(),
+        }
+        Vec::new()
+    }
+
+    fn grant(&mut self, job: IssueNo, purpose: Purpose, slot: u32) -> Option<Event> {
+        let stage = &self.state.jobs.get(&job)?.stage;
+        let tip = self.branches.get(&self.state.jobs[&job].branch).cloned();
+        let (start, branch_tip) = match (&purpose, stage) {
+            (Purpose::Code, _) => (tip.clone().unwrap_or(self.target.clone()), tip),
+            (Purpose::Check, Stage::CheckDue { commit }) => (commit.clone(), None),
+            (Purpose::MergeTest { pr }, _) => match &self.state.prs.get(pr)?.state {
+                PrState::Testing { merge, .. } => (merge.clone(), None),
+                _ => return None,
+            },
+            (Purpose::Check, _) => return None,
+        };
+        let facts = GrantFacts {
+            home: "12345678".into(),
+            start,
+            merge_target: None,
+            branch_tip,
+            intent: self.target.clone(),
+            image: "sha256:x".into(),
+            fresh_session: false,
+        };
+        Some(Event::RunGranted {
+            job,
+            purpose,
+            slot,
+            facts,
+        })
+    }
+
+    fn merge(&mut self, number: PrNo) -> Option<Event> {
+        let pr = self.state.prs.get(&number)?;
+        let PrState::Queued { at, .. } = pr.state else {
+            return None;
+        };
+        let (head, target) = (pr.head.clone(), self.target.clone());
+        let found = self.branches.get(&pr.branch).filter(|tip| **tip != head);
+        let result = if self.merged.contains(&number.0) {
+            MergeResult::AlreadyMerged
+        } else if let Some(found) = found.cloned() {
+            MergeResult::BranchMoved { found }
+        } else if self.trouble && self.dice.roll(20) == 0 {
+            let why = "it failed again and again".into();
+            return Some(Event::MergeFailed { pr: number, why });
+        } else if self.trouble && self.dice.roll(6) == 0 {
+            MergeResult::Conflict {
+                paths: vec!["a.txt".into()],
+            }
+        } else {
+            let of = (number, target.clone(), head, at);
+            let (merge, tree_is_heads) = match self.merges.get(&of) {
+                Some(made) => made.clone(),
+                None => {
+                    let made = (self.oid(), self.dice.roll(2) == 0);
+                    self.merges.insert(of, made.clone());
+                    made
+                }
+            };
+            MergeResult::Clean {
+                merge,
+                tree_is_heads,
+                worktree: None,
+            }
+        };
+        if self.trouble && self.dice.roll(10) == 0 {
+            self.target = self.oid();
+        }
+        Some(Event::MergeMade {
+            pr: number,
+            target,
+            result,
+        })
+    }
+
+    /// Performs an effect as recorded, first looking whether it was done.
+    fn effect(&mut self, key: &str) -> EffectResult {
+        let kind = self.effects[key].clone();
+        match kind {
+            EffectKind::MoveBranch {
+                branch, old, new, ..
+            } => {
+                let found = self.branches.get(&branch).cloned();
+                if found.as_ref() == Some(&new) {
+                    return EffectResult::Done;
+                }
+                if found != old {
+                    return EffectResult::BranchTaken { found };
+                }
+                if self.trouble && self.dice.roll(20) == 0 {
+                    let why = "a directory is in the way".into();
+                    return EffectResult::Failed { why };
+                }
+                self.changes(key);
+                self.branches.insert(branch, new);
+                EffectResult::Done
+            }
+            EffectKind::AdvanceTarget { pr, old, new, .. } => {
+                if self.target == new {
+                    return EffectResult::Done;
+                }
+                if self.target != old {
+                    return EffectResult::TargetMoved;
+                }
+                match if self.trouble { self.dice.roll(20) } else { 9 } {
+                    0 | 1 => EffectResult::TargetRefused {
+                        why: "a file is in the way".into(),
+                    },
+                    2 => EffectResult::WorktreeChanged {
+                        worktree: Some("/elsewhere".into()),
+                    },
+                    _ => {
+                        self.changes(key);
+                        self.target = new;
+                        self.merged.push(pr.0);
+                        EffectResult::Done
+                    }
+                }
+            }
+        }
+    }
+
+    fn changes(&mut self, key: &str) {
+        assert!(self.changed.insert(key.to_owned()), "{key} was done twice");
+    }
+
+    pub fn observed(&self) -> Observed {
+        Observed {
+            containers: self.containers.clone(),
+            engine: engine(),
+            draining: self.stopping,
+            stopping: self.stopping,
+            ..Observed::default()
+        }
+    }
+
+    /// What is to be done now.
+    pub fn plan(&self) -> Vec<Action> {
+        plan(&self.state, &self.observed(), Now(self.now))
+    }
+
+    pub fn until_idle(&mut self) {
+        for _ in 0..3000 {
+            let actions = self.plan();
+            if actions.is_empty() {
+                if let Some(at) = self.state.wakes_at(Now(self.now)) {
+                    self.now = at;
+                    continue;
+                }
+                assert!(self.state.is_idle(), "stuck: {:#?}", self.state);
+                assert!(self.containers.is_empty());
+                return;
+            }
+            let which = self.dice.roll(actions.len() as u64) as usize;
+            self.perform(actions[which].clone());
+        }
+        panic!("no end: {:#?}", self.state);
+    }
+
+    /// What is not done is with a person, and says so.
+    pub fn assert_told(&self) {
+        for issue in self.state.issues.values() {
+            let waits = issue.has_label("needs-human") || issue.has_label("rejected");
+            let noted =
+                |pr: &factory_core::model::Pr| pr.issue == issue.number && pr.note.is_some();
+            let told = waits || self.state.prs.values().any(noted);
+            assert!(told, "forgotten: {issue:?}");
+        }
+        let unique: BTreeSet<_> = self.merged.iter().collect();
+        assert_eq!(unique.len(), self.merged.len(), "merged twice");
+    }
+}
+
+fn meaning(kind: &EffectKind) -> Meaning {
+    match kind {
+        EffectKind::MoveBranch {
+            branch, old, new, ..
+        } => (branch.clone(), old.clone(), new.clone()),
+        EffectKind::AdvanceTarget {
+            pr,
+            branch,
+            old,
+            new,
+            ..
+        } => (format!("{branch} for {pr}"), Some(old.clone()), new.clone()),
+    }
+}
+
+pub fn file(world: &mut World, title: &str) {
+    let command = Command::NewIssue {
+        title: title.into(),
+        body: "body\n---\n: # \"'\n".into(),
+        labels: Vec::new(),
+        done: Vec::new(),
+    };
+    assert!(world.journal(Event::Command {
+        by: "ann".into(),
+        command
+    }));
+}

@@ -1,0 +1,187 @@
+//! Git processes of the door: started, read within bounds, stopped when nobody
+//! waits for them any more.
+
+use std::io;
+use std::process::{Command, ExitStatus, Stdio};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::sync::CancellationToken;
+
+/// More than this of an output is read and thrown away; what git answers here
+/// is a few hundred bytes.
+const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+/// What people and agents are shown of git's messages.
+const MAX_LINES: usize = 8;
+const MAX_LINE_CHARS: usize = 300;
+
+/// Why a git process gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    /// It could not be started.
+    #[error("`{program}` could not be started; is it installed and on PATH?")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its input could not be prepared.
+    #[error("the spooled request could not be handed to git")]
+    Input {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its output or its end could not be read.
+    #[error("the output of `{program}` could not be read")]
+    Output {
+        /// The program.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A signal ended it, for example for want of memory.
+    #[error("`{program}` was ended by a signal ({status}); push again")]
+    Signal {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It was stopped because nobody waits for it any more.
+    #[error("stopped: nobody waits for it any more")]
+    Stopped,
+}
+
+/// A process that ran to its end.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+}
+
+/// Runs `command` to its end. With `stop`, the process is killed and collected
+/// when that is cancelled or this future is dropped; without, it ends by itself
+/// whatever happens.
+pub(super) async fn run(
+    command: Command,
+    stdin: Stdio,
+    stop: Option<&CancellationToken>,
+) -> Result<Ended, ChildError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut command = tokio::process::Command::from(command);
+    command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(stop.is_some());
+    let mut child = command.spawn().map_err(|source| ChildError::Start {
+        program: program.clone(),
+        source,
+    })?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (stdout, stderr) = tokio::join!(read_bounded(stdout), read_bounded(stderr));
+        Ok::<_, io::Error>(Ended {
+            stdout: stdout?,
+            stderr: stderr?,
+            status: child.wait().await?,
+        })
+    };
+    let ended = match stop {
+        None => work.await,
+        Some(stop) => {
+            tokio::select! {
+                ended = work => ended,
+                () = stop.cancelled() => {
+                    // Collected before the caller removes the files it writes to.
+                    child.kill().await.map_err(|source| ChildError::Output { program, source })?;
+                    return Err(ChildError::Stopped);
+                }
+            }
+        }
+    };
+    let ended = ended.map_err(|source| ChildError::Output {
+        program: program.clone(),
+        source,
+    })?;
+    if ended.status.code().is_none() {
+        return Err(ChildError::Signal {
+            program,
+            status: ended.status,
+        });
+    }
+    Ok(ended)
+}
+
+async fn read_bounded(input: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let Some(mut input) = input else {
+        return Ok(kept);
+    };
+    let mut buffer = [0; 8192];
+    loop {
+        let count = input.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(kept);
+        }
+        let room = MAX_OUTPUT_BYTES.saturating_sub(kept.len()).min(count);
+        kept.extend_from_slice(&buffer[..room]);
+    }
+}
+
+/// The first lines of git's messages, without control characters: they name
+/// what an agent sent, and are printed on its and on people's terminals.
+pub(super) fn lines(text: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(text)
+        .lines()
+        .map(|line| {
+            line.chars()
+                .filter(|c| !c.is_control())
+                .take(MAX_LINE_CHARS)
+                .collect::<String>()
+        })
+        .filter(|line| !line.trim().is_empty())
+        .take(MAX_LINES)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stopped_process_is_killed_and_collected() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo started >&2; exec sleep 600"]);
+        let stop = CancellationToken::new();
+        let (ended, ()) = tokio::join!(run(command, Stdio::null(), Some(&stop)), async {
+            stop.cancel();
+        });
+        assert!(matches!(ended, Err(ChildError::Stopped)), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn output_beyond_the_bound_does_not_block() {
+        let mut command = Command::new("head");
+        command.args(["-c", "3000000", "/dev/zero"]);
+        let ended = run(command, Stdio::null(), None).await.unwrap();
+        assert!(ended.status.success());
+        assert_eq!(ended.stdout.len(), MAX_OUTPUT_BYTES);
+    }
+
+    #[test]
+    fn messages_are_a_few_clean_lines() {
+        let text = format!(
+            "one\x1b[31m\n\n{}\n{}",
+            "x".repeat(1000),
+            "more\n".repeat(20)
+        );
+        let lines = lines(text.as_bytes());
+        assert_eq!(lines[0], "one[31m");
+        assert_eq!(lines[1].len(), MAX_LINE_CHARS);
+        assert_eq!(lines.len(), MAX_LINES);
+    }
+}

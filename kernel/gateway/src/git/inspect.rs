@@ -1,0 +1,362 @@
+//! The rules of a push, applied to the spooled request before the real
+//! receive-pack sees a byte of it.
+
+use super::child::{self, ChildError};
+use super::pkt::{PackHeader, PushRequest, RefUpdate};
+use super::quarantine::Quarantine;
+use factory_core::grant::Grant;
+use factory_core::ids::Oid;
+use factory_core::wire::CHECKPOINT_REF;
+use factory_ledger::door::Tips;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::process::{Command, Stdio};
+use tokio_util::sync::CancellationToken;
+
+/// Why a push was refused. The text is the rule; [`PushRefusal::advice`] is the
+/// next step for the agent that reads it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushRefusal {
+    /// The grant names no branch.
+    #[error("this run may not push: its role has no branch")]
+    NoBranch,
+    /// The run has ended, or is ending.
+    #[error("this run has ended and pushes nothing more")]
+    Ended,
+    /// A ref other than the run's own, or more than one. (Checkpoints are the
+    /// agent's business; no engine needs to be told of them.)
+    #[error("this run pushes exactly one ref, refs/heads/{branch}")]
+    WrongRef {
+        /// The branch of the grant, without `refs/heads/`.
+        branch: String,
+    },
+    /// The run's branch or checkpoint was to be deleted.
+    #[error("a ref is never deleted by a run")]
+    Deletion,
+    /// The new tip does not contain the old one (or the commit the run started from).
+    #[error(
+        "only fast-forward pushes are accepted: {new} does not contain {tip}, the branch's present tip"
+    )]
+    NotFastForward {
+        /// Where the branch stands.
+        tip: Oid,
+        /// What was to replace it.
+        new: Oid,
+    },
+    /// The client compared with a tip that another push replaced meanwhile.
+    #[error("the branch moved to {tip} while this push was under way")]
+    Moved {
+        /// Where the branch stands.
+        tip: Oid,
+    },
+    /// A checkpoint that another history than the run's leads to.
+    #[error("a checkpoint's first parent contains {start}, the commit that the run started from")]
+    ForeignCheckpoint {
+        /// Where the run started.
+        start: Oid,
+    },
+    /// More than the limit of one push.
+    #[error("a push carries at most {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// Our disk is full.
+    #[error("the disk that the factory works on is full")]
+    NoRoom,
+    /// An object is malformed, or something that it names is missing.
+    #[error("every pushed object must pass git's fsck")]
+    Fsck {
+        /// What git found, a few lines.
+        found: Vec<String>,
+    },
+    /// The request or its pack could not be understood.
+    #[error("this push cannot be read: {problem}")]
+    Unreadable {
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl PushRefusal {
+    /// A few words for git's `[remote rejected] … (reason)`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoBranch => "this run may not push",
+            Self::Ended => "this run has ended",
+            Self::WrongRef { .. } => "not this run's branch",
+            Self::Deletion => "deletion refused",
+            Self::NotFastForward { .. } => "not a fast-forward",
+            Self::Moved { .. } => "the branch moved meanwhile",
+            Self::ForeignCheckpoint { .. } => "not a checkpoint of this run",
+            Self::TooLarge { .. } => "too large",
+            Self::NoRoom => "no space left on the factory's disk",
+            Self::Fsck { .. } => "fsck failed",
+            Self::Unreadable { .. } => "unreadable push",
+        }
+    }
+
+    /// Further lines for the reader: what git said.
+    pub fn details(&self) -> &[String] {
+        match self {
+            Self::Fsck { found } => found,
+            Self::NoBranch
+            | Self::Ended
+            | Self::WrongRef { .. }
+            | Self::Deletion
+            | Self::NotFastForward { .. }
+            | Self::Moved { .. }
+            | Self::ForeignCheckpoint { .. }
+            | Self::TooLarge { .. }
+            | Self::NoRoom
+            | Self::Unreadable { .. } => &[],
+        }
+    }
+
+    /// What to do next.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::NoBranch => "leave the result in this run's report instead of a commit".to_owned(),
+            Self::Ended => "nothing; what was pushed before is kept".to_owned(),
+            Self::WrongRef { branch } => format!("git push origin HEAD:refs/heads/{branch}"),
+            Self::Deletion => "leave the branch; push a commit that reverts what is unwanted".to_owned(),
+            Self::NotFastForward { tip, .. } => {
+                format!(
+                    "add commits on top of {tip} instead of rewriting it (for example `git rebase {tip}`), then push without --force"
+                )
+            }
+            Self::Moved { .. } => "push again".to_owned(),
+            Self::ForeignCheckpoint { start } => {
+                format!("commit the work on a history that goes on from {start}, then push again")
+            }
+            Self::TooLarge { .. } => {
+                "remove large or generated files from the commits since the last push, then push again".to_owned()
+            }
+            Self::NoRoom => {
+                "it is not the commits' fault: keep them, wait a minute, then push again".to_owned()
+            }
+            Self::Fsck { .. } => "make the named object again (for example amend the commit), then push again".to_owned(),
+            Self::Unreadable { .. } => "push again with a plain `git push`".to_owned(),
+        }
+    }
+}
+
+/// How an inspection ended, when not well.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InspectError {
+    /// The push broke a rule.
+    #[error("the push was refused")]
+    Refused(#[source] PushRefusal),
+    /// Nobody waits for the answer any more, or the run is ending.
+    #[error("the inspection was stopped")]
+    Stopped,
+    /// We could not look.
+    #[error("the push could not be inspected")]
+    Failed(#[source] ChildError),
+}
+
+impl From<ChildError> for InspectError {
+    fn from(error: ChildError) -> Self {
+        match error {
+            ChildError::Stopped => Self::Stopped,
+            other => Self::Failed(other),
+        }
+    }
+}
+
+impl From<PushRefusal> for InspectError {
+    fn from(refusal: PushRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Which ref of the run a push is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// The branch, which stands at `tip`.
+    Branch { tip: &'a Oid },
+    /// The checkpoint, whatever it is at.
+    Checkpoint,
+}
+
+/// A push that keeps the rules which need the command list alone.
+#[derive(Debug)]
+pub(super) struct Judged<'a> {
+    pub(super) update: &'a RefUpdate,
+    pub(super) pack: PackHeader,
+    pub(super) target: Target<'a>,
+}
+
+/// A branch's full name.
+pub(super) fn branch_ref(branch: &str) -> String {
+    format!("refs/heads/{branch}")
+}
+
+/// A push that was carried out before: its answer got lost, and the client says
+/// it again, from where the ref was before the first time.
+pub(super) fn is_repeated(grant: &Grant, request: &PushRequest, tips: &Tips) -> bool {
+    let ([update], Some(branch), None) = (&*request.commands, &grant.branch, &request.problem)
+    else {
+        return false;
+    };
+    let tip = match &*update.name {
+        CHECKPOINT_REF => &tips.checkpoint,
+        name if *name == branch_ref(branch) => &tips.branch,
+        _ => return false,
+    };
+    tip.as_ref() == Some(&update.new) && update.old != update.new
+}
+
+/// The rules that need the command list alone: one update of the run's own
+/// branch or of its checkpoint, from where that stands, with a pack. Refs
+/// without a tip are those of a namespace which the kernel has closed.
+pub(super) fn judge_commands<'a>(
+    grant: &Grant,
+    request: &'a PushRequest,
+    tips: &'a Tips,
+) -> Result<Judged<'a>, PushRefusal> {
+    let Some(branch) = &grant.branch else {
+        return Err(PushRefusal::NoBranch);
+    };
+    let only = |name: &str| request.commands.iter().all(|update| update.name == name);
+    let checkpoint = only(CHECKPOINT_REF);
+    if !checkpoint && !only(&branch_ref(branch)) {
+        return Err(PushRefusal::WrongRef {
+            branch: branch.clone(),
+        });
+    }
+    if let Some(problem) = &request.problem {
+        return Err(PushRefusal::Unreadable {
+            problem: problem.clone(),
+        });
+    }
+    let [update] = request.commands.as_slice() else {
+        return Err(PushRefusal::Unreadable {
+            problem: "it names the same ref more than once".to_owned(),
+        });
+    };
+    if update.new.is_zero() {
+        return Err(PushRefusal::Deletion);
+    }
+    let tip = if checkpoint {
+        &tips.checkpoint
+    } else {
+        &tips.branch
+    };
+    let tip = tip.as_ref().ok_or(PushRefusal::Ended)?;
+    if *tip != update.old {
+        return Err(PushRefusal::Moved { tip: tip.clone() });
+    }
+    let Some(pack) = request.pack else {
+        return Err(PushRefusal::Unreadable {
+            problem: "the pack is missing".to_owned(),
+        });
+    };
+    Ok(Judged {
+        update,
+        pack,
+        target: if checkpoint {
+            Target::Checkpoint
+        } else {
+            Target::Branch { tip }
+        },
+    })
+}
+
+/// The rules that need the objects, which are unpacked into `quarantine`.
+/// `start` is where the run began.
+pub(super) async fn inspect_objects(
+    quarantine: &Quarantine,
+    spool: &File,
+    push: &Judged<'_>,
+    start: &Oid,
+    stop: &CancellationToken,
+) -> Result<(), InspectError> {
+    // One thread: a push gets no more of the host than its run's turn.
+    const INDEX_PACK: [&str; 4] = ["index-pack", "--stdin", "--fix-thin", "--threads=1"];
+    let strict = [&INDEX_PACK[..], &["--strict"]].concat();
+    let indexed = index_pack(quarantine.git(&strict), spool, push.pack, stop).await?;
+    if !indexed.status.success() {
+        // git tells a broken pack and a bad object apart in words only: what is
+        // indexed when nothing is checked was readable.
+        let readable = index_pack(quarantine.git(&INDEX_PACK), spool, push.pack, stop)
+            .await?
+            .status
+            .success();
+        let found = child::lines(&indexed.stderr);
+        return Err(InspectError::Refused(if readable {
+            PushRefusal::Fsck { found }
+        } else {
+            PushRefusal::Unreadable {
+                problem: found.join("; "),
+            }
+        }));
+    }
+    let new = push.update.new.as_str();
+    let (rule, holder, held) = match push.target {
+        Target::Branch { tip } => ("a branch holds commits", new.to_owned(), [tip, start]),
+        Target::Checkpoint => (
+            "a checkpoint is a commit",
+            format!("{new}^1"),
+            [start, start],
+        ),
+    };
+    let not_held = format!("^{holder}");
+    // Prints one commit unless the holder contains both.
+    let missing = [
+        "rev-list",
+        "--max-count=1",
+        held[0].as_str(),
+        held[1].as_str(),
+        &not_held,
+    ];
+    let (kind, missing) = tokio::join!(
+        child::run(
+            quarantine.git(&["cat-file", "-t", new]),
+            Stdio::null(),
+            Some(stop)
+        ),
+        child::run(quarantine.git(&missing), Stdio::null(), Some(stop)),
+    );
+    let (kind, missing) = (kind?, missing?);
+    if !kind.status.success() {
+        return Err(PushRefusal::Unreadable {
+            problem: format!("{new} is not among the pushed objects"),
+        }
+        .into());
+    }
+    if kind.stdout.trim_ascii() != b"commit" {
+        let kind = String::from_utf8_lossy(kind.stdout.trim_ascii());
+        let found = vec![format!("{new} is a {kind}; {rule}")];
+        return Err(PushRefusal::Fsck { found }.into());
+    }
+    let refusal = match push.target {
+        _ if missing.status.success() && missing.stdout.is_empty() => return Ok(()),
+        // Git also fails where there is no first parent.
+        Target::Checkpoint => PushRefusal::ForeignCheckpoint {
+            start: start.clone(),
+        },
+        Target::Branch { .. } if !missing.status.success() => PushRefusal::Fsck {
+            found: child::lines(&missing.stderr),
+        },
+        Target::Branch { tip } => PushRefusal::NotFastForward {
+            tip: tip.clone(),
+            new: push.update.new.clone(),
+        },
+    };
+    Err(refusal.into())
+}
+
+async fn index_pack(
+    command: Command,
+    mut spool: &File,
+    pack: PackHeader,
+    stop: &CancellationToken,
+) -> Result<child::Ended, ChildError> {
+    // The child shares the file's position.
+    let input = spool
+        .seek(SeekFrom::Start(pack.offset))
+        .and_then(|_| spool.try_clone());
+    let input = input.map_err(|source| ChildError::Input { source })?;
+    child::run(command, Stdio::from(input), Some(stop)).await
+}

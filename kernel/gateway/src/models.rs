@@ -1,0 +1,583 @@
+//! The models endpoint of a door: the engine's calls go to the provider with
+//! the real key, and every call is counted before the engine has its last byte.
+
+use crate::{
+    api::{self, Kind, Meter, Trouble},
+    door::RunDoor,
+    http::{self, Body, BodyError},
+    sse::{self, Splitter},
+    upstream::{self, BadProvider, Outcome},
+};
+use bytes::Bytes;
+use factory_core::{
+    grant::{ModelGrant, Provider, WireApi},
+    inbox::{InboxEntry, Usage},
+};
+use futures_util::{StreamExt, stream};
+use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    header::{self, HeaderValue},
+};
+use std::{sync::Arc, task::Poll};
+use tokio::{sync::mpsc, time::Instant};
+
+/// Most bytes of a request.
+const BODY_LIMIT: usize = 32 << 20;
+/// What an engine waits when the provider is away and named no time.
+const AWAY_RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+/// Pieces of a stream that wait for a slow engine.
+const QUEUE: usize = 16;
+
+/// Why a call is not taken any further after the run's END.
+const OVER: &str = "the run is over: nothing is accepted from it any more";
+
+/// Whether `path` belongs to a model API.
+pub(crate) fn is_model_path(path: &str) -> bool {
+    path.starts_with("/v1/")
+}
+
+/// A refusal in the shape of the API at `path`, which its engines take as final.
+pub(crate) fn refused_at(path: &str, message: &str) -> Response<Body> {
+    refused(api::at_path(path).unwrap_or(WireApi::Messages), message)
+}
+
+fn refused(api: WireApi, message: &str) -> Response<Body> {
+    let mut response = error(api, Trouble::Refused, message);
+    response
+        .headers_mut()
+        .insert("x-should-retry", HeaderValue::from_static("false"));
+    response
+}
+
+fn error(api: WireApi, trouble: Trouble, message: &str) -> Response<Body> {
+    let (status, body) = api::error(api, trouble, message);
+    let mut response = Response::new(http::full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// Answers a call of a model.
+pub(crate) async fn handle(
+    door: Arc<RunDoor>,
+    method: &Method,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    // The run's END waits for this call from here on.
+    let _under_way = door.calls.token();
+    let grant = door.grant();
+    let granted = grant.models.as_ref();
+    let (api, post) = (api::at_path(&path), method == Method::POST);
+    let Some(api) = api.filter(|_| post) else {
+        http::drain(request).await;
+        let own = granted.map_or(WireApi::Messages, |models| models.api);
+        let what = format!(
+            "`{method} {path}` is not served; models are called with `POST {}`",
+            api::door_path(own)
+        );
+        return error(own, Trouble::NotFound, &what);
+    };
+    let started = Instant::now();
+    let target = match request.uri().query() {
+        Some(query) => format!("{}?{query}", api::provider_path(api)),
+        None => api::provider_path(api).to_owned(),
+    };
+    let (head, body) = request.into_parts();
+    let body = tokio::select! {
+        body = Limited::new(body, BODY_LIMIT).collect() => body,
+        () = door.cut_calls.cancelled() => return refused(api, OVER),
+    };
+    let body = match body {
+        Ok(body) => body.to_bytes(),
+        Err(problem) if problem.is::<LengthLimitError>() => {
+            let what = format!("the request has more than {} MiB", BODY_LIMIT >> 20);
+            return error(api, Trouble::TooLarge, &what);
+        }
+        Err(problem) => {
+            let what = format!("the request broke off: {problem}");
+            return error(api, Trouble::Invalid, &what);
+        }
+    };
+    let Some(models) = granted.filter(|models| models.api == api) else {
+        return refused(api, "this run may not call models of this provider");
+    };
+    if !door.is_open() {
+        return refused(api, OVER);
+    }
+    let model = api::requested_model(&body);
+    let body = api::request(api, body);
+    let mut call = ModelCall::new(Arc::clone(&door), started, api, model);
+    let answered = match ask(&mut call, models, &target, &head.headers, body).await {
+        Ok(answered) => answered,
+        Err(response) => return *response,
+    };
+    // A task of its own: an engine that goes away in the middle is counted as well.
+    let (answer, receiver) = tokio::sync::oneshot::channel();
+    let work = door.calls.spawn(call.answer(answered, answer));
+    match receiver.await {
+        Ok(response) => response,
+        Err(_) => {
+            let error = work.await.err().map(|error| error.to_string());
+            tracing::error!(run = %door.run(), error, "a model call was dropped");
+            http::empty(StatusCode::BAD_GATEWAY)
+        }
+    }
+}
+
+/// Asks the run's providers in turn until one answers; before the first byte of
+/// an answer only, and the next one only while those before it are away or have
+/// nothing left to pay with.
+async fn ask(
+    call: &mut ModelCall,
+    models: &ModelGrant,
+    target: &str,
+    from_agent: &HeaderMap,
+    body: Bytes,
+) -> Result<reqwest::Response, Box<Response<Body>>> {
+    let door = Arc::clone(&call.door);
+    let stores = door.stores();
+    let all = models.providers().into_iter();
+    let (open, exhausted): (Vec<_>, Vec<_>) = all
+        .map(|provider| (door.exhausted(&provider), provider))
+        .partition(|(said, _)| said.is_none());
+    let mut no_credit = exhausted.into_iter().find_map(|(said, _)| said);
+    let mut open = open.into_iter().map(|(_, provider)| provider).peekable();
+    let mut away = None;
+    while let Some(provider) = open.next() {
+        let Provider { base_url, key_env } = &provider;
+        let Some(key) = stores.keys.get(key_env) else {
+            let message =
+                format!("{key_env} was not set when `factory start` ran: set it and start again");
+            return Err(Box::new(
+                call.refuse(StatusCode::UNAUTHORIZED, &message).await,
+            ));
+        };
+        let ready =
+            upstream::provider_headers(from_agent, call.api, key_env, key).and_then(|headers| {
+                stores
+                    .upstream
+                    .call(base_url, target, headers, body.clone())
+            });
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(problem) => {
+                let status = match &problem {
+                    BadProvider::Key { .. } => StatusCode::UNAUTHORIZED,
+                    BadProvider::Url { .. }
+                    | BadProvider::Clear { .. }
+                    | BadProvider::Tls { .. } => StatusCode::FORBIDDEN,
+                };
+                return Err(Box::new(call.refuse(status, &problem.to_string()).await));
+            }
+        };
+        let is_last = open.peek().is_none();
+        let outcome = tokio::select! {
+            outcome = ready.send(&stores.timing, is_last) => outcome,
+            () = door.cut_calls.cancelled() => return Err(Box::new(refused(call.api, OVER))),
+        };
+        match outcome {
+            Outcome::Answered(response) => {
+                call.provider = Some(provider);
+                return Ok(response);
+            }
+            Outcome::GaveUp {
+                status,
+                retry_after,
+                reason,
+            } => {
+                if !is_last {
+                    tracing::info!(run = %door.run(), base_url, reason, "the next provider is asked");
+                }
+                away = Some((status, retry_after, reason));
+            }
+            Outcome::NoCredit { message } => {
+                door.exhaust(&provider, &message);
+                no_credit = Some(message);
+            }
+        }
+    }
+    if let (None, Some(message)) = (&away, no_credit) {
+        let status = StatusCode::PAYMENT_REQUIRED;
+        let message = format!("the model provider refused the call ({status}): {message}");
+        return Err(Box::new(call.refuse(status, &message).await));
+    }
+    let (status, retry_after, reason) = away.unwrap_or_else(|| {
+        let nobody = "the run's grant names no provider".to_owned();
+        (StatusCode::SERVICE_UNAVAILABLE, None, nobody)
+    });
+    Err(Box::new(call.away(status, retry_after, &reason)))
+}
+
+/// One call of a model on its way, and what it used so far.
+struct ModelCall {
+    door: Arc<RunDoor>,
+    started: Instant,
+    api: WireApi,
+    /// The model asked for.
+    model: String,
+    meter: Box<dyn Meter>,
+    /// Who answers.
+    provider: Option<Provider>,
+}
+
+/// Where the answer goes once its head is known.
+type Answer = tokio::sync::oneshot::Sender<Response<Body>>;
+
+/// What became of a stream.
+enum Ended {
+    /// Its last event was relayed.
+    Whole,
+    /// It broke, or nobody listens any more.
+    Cut(String),
+    /// In place of an answer the provider says that there is no credit. The engine asks
+    /// again, and then the next provider or nobody is asked.
+    NoCredit(String),
+}
+
+impl ModelCall {
+    fn new(door: Arc<RunDoor>, started: Instant, api: WireApi, model: String) -> Self {
+        Self {
+            door,
+            started,
+            api,
+            meter: api::meter(api, model.clone()),
+            model,
+            provider: None,
+        }
+    }
+
+    /// The call as it is counted.
+    fn usage(&self, status: StatusCode, cut: bool) -> Usage {
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Usage {
+            status: status.as_u16(),
+            millis,
+            cut,
+            ..self.meter.usage().clone()
+        }
+    }
+
+    /// Counts the call: durable when this is true.
+    async fn count(&self, status: StatusCode, cut: bool) -> bool {
+        let usage = self.usage(status, cut);
+        self.note(&usage);
+        match self.door.append(InboxEntry::Usage(usage)).await {
+            Ok(_) => true,
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(run = %self.door.run(), error, "a model call was not counted");
+                false
+            }
+        }
+    }
+
+    fn note(&self, usage: &Usage) {
+        let stores = self.door.stores();
+        stores
+            .transcripts
+            .call(self.door.run(), (stores.clock)(), usage);
+    }
+
+    /// Ends the run's calls: the kernel reads `status`, the engine gets what is final for it.
+    async fn refuse(&mut self, status: StatusCode, message: &str) -> Response<Body> {
+        if !self.count(status, false).await {
+            return uncounted(self.api);
+        }
+        refused(self.api, &self.door.stores().keys.redact(message))
+    }
+
+    /// The provider is away or busy; nothing was used, so nothing is counted.
+    fn away(
+        &self,
+        status: StatusCode,
+        retry_after: Option<HeaderValue>,
+        reason: &str,
+    ) -> Response<Body> {
+        let trouble = if status == StatusCode::TOO_MANY_REQUESTS {
+            Trouble::Busy
+        } else {
+            Trouble::Away
+        };
+        tracing::info!(run = %self.door.run(), %status, reason, "a model call was given back to the engine");
+        self.note(&self.usage(status, false));
+        let mut response = error(self.api, trouble, reason);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, retry_after.unwrap_or(AWAY_RETRY_AFTER));
+        response
+    }
+
+    /// Relays what the provider answered.
+    async fn answer(mut self, response: reqwest::Response, answer: Answer) {
+        let status = response.status();
+        if status.is_success() && is_event_stream(response.headers()) {
+            return self.stream(response, answer).await;
+        }
+        let headers = upstream::answer_headers(response.headers());
+        let whole = tokio::select! {
+            whole = upstream::read_whole(response, self.door.stores().timing.stream_silence) => whole,
+            () = self.door.cut_calls.cancelled() => Err(OVER.to_owned()),
+        };
+        let response = match whole {
+            Err(reason) if status.is_success() => {
+                if self.count(status, true).await {
+                    self.away(StatusCode::SERVICE_UNAVAILABLE, None, &reason)
+                } else {
+                    uncounted(self.api)
+                }
+            }
+            Err(reason) => self.away(StatusCode::SERVICE_UNAVAILABLE, None, &reason),
+            Ok(body) if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                let message = format!(
+                    "the model provider refused the call ({status}): {}",
+                    api::error_message(&body)
+                );
+                self.refuse(status, &message).await
+            }
+            Ok(_) if status.is_redirection() => {
+                let message = "the model provider answered with a redirect; put its real address into models.*.base_url in factory.yaml";
+                self.refuse(StatusCode::FORBIDDEN, message).await
+            }
+            Ok(body) => {
+                if status.is_success() {
+                    self.meter.body(&body);
+                }
+                if self.count(status, false).await {
+                    let mut response = Response::new(http::full(body));
+                    *response.status_mut() = status;
+                    *response.headers_mut() = headers;
+                    response
+                } else {
+                    uncounted(self.api)
+                }
+            }
+        };
+        // An engine that is gone needs no answer.
+        drop(answer.send(response));
+    }
+
+    async fn stream(mut self, provider: reqwest::Response, answer: Answer) {
+        let status = provider.status();
+        let (pieces, received) = mpsc::channel(QUEUE);
+        let mut response = Response::new(stream_body(received));
+        *response.status_mut() = status;
+        *response.headers_mut() = upstream::answer_headers(provider.headers());
+        if answer.send(response).is_err() {
+            tracing::debug!(run = %self.door.run(), "the engine left before its answer");
+        }
+        let mut relay = Relay {
+            pieces,
+            ready: Vec::new(),
+            counted: false,
+        };
+        let ended = self.pump(provider, &mut relay).await;
+        let status = match ended {
+            Ended::NoCredit(_) => StatusCode::PAYMENT_REQUIRED,
+            Ended::Whole | Ended::Cut(_) => status,
+        };
+        if !relay.counted {
+            self.count(status, true).await;
+        }
+        let reason = match ended {
+            Ended::Whole => return,
+            Ended::Cut(reason) => reason,
+            Ended::NoCredit(message) => {
+                if let Some(provider) = &self.provider {
+                    self.door.exhaust(provider, &message);
+                }
+                self.door.stores().keys.redact(&message)
+            }
+        };
+        tracing::info!(run = %self.door.run(), reason, "a model's stream was cut");
+        relay.cut(&self.door, reason).await;
+    }
+
+    /// Relays whole events until the stream ends, one way or the other.
+    async fn pump(&mut self, mut provider: reqwest::Response, relay: &mut Relay) -> Ended {
+        let timing = self.door.stores().timing;
+        let mut splitter = Splitter::default();
+        let mut silent_since = Instant::now();
+        let mut quiet_since = Instant::now();
+        loop {
+            let piece = tokio::select! {
+                piece = provider.chunk() => piece,
+                () = relay.pieces.closed() => return Ended::Cut("the engine left".to_owned()),
+                () = self.door.cut_calls.cancelled() => return Ended::Cut(OVER.to_owned()),
+                () = tokio::time::sleep_until(silent_since + timing.stream_silence) => {
+                    return Ended::Cut("the provider fell silent".to_owned());
+                }
+                () = tokio::time::sleep_until(quiet_since + timing.ping_every) => {
+                    if relay.counted {
+                        // All is said; the provider merely keeps the connection.
+                        return Ended::Whole;
+                    }
+                    // Only whole events were relayed, so this stands between two.
+                    if let Some(event) = self.meter.keep_alive() {
+                        relay.ready.extend_from_slice(&event);
+                        relay.flush(&self.door).await;
+                    }
+                    quiet_since = Instant::now();
+                    continue;
+                }
+            };
+            match piece {
+                Ok(Some(piece)) => {
+                    silent_since = Instant::now();
+                    splitter.feed(&piece);
+                    loop {
+                        match splitter.next() {
+                            Ok(Some(event)) => {
+                                if let Some(ended) = self.relay_event(event, relay).await {
+                                    return ended;
+                                }
+                            }
+                            Ok(None) => break,
+                            Err(endless) => return Ended::Cut(endless.to_string()),
+                        }
+                    }
+                    if !relay.ready.is_empty() {
+                        relay.flush(&self.door).await;
+                        quiet_since = Instant::now();
+                    }
+                }
+                Ok(None) => {
+                    if let Some(event) = splitter.finish()
+                        && let Some(ended) = self.relay_event(event, relay).await
+                    {
+                        return ended;
+                    }
+                    relay.flush(&self.door).await;
+                    break;
+                }
+                Err(error) => {
+                    if relay.counted {
+                        break;
+                    }
+                    return Ended::Cut(crate::error::chain(&error.without_url()));
+                }
+            }
+        }
+        if relay.counted {
+            Ended::Whole
+        } else {
+            Ended::Cut("the provider's stream ended early".to_owned())
+        }
+    }
+
+    /// Queues one event; the last one of an answer only once the call is counted.
+    async fn relay_event(&mut self, event: sse::Event, relay: &mut Relay) -> Option<Ended> {
+        let kind = self.meter.event(&event);
+        if matches!(kind, Kind::Error | Kind::Stop)
+            && let Some(message) = api::no_credit(&event.data)
+        {
+            relay.flush(&self.door).await;
+            return Some(Ended::NoCredit(message));
+        }
+        match kind {
+            Kind::Error => {
+                relay.flush(&self.door).await;
+                let message = api::error_message(&event.data);
+                return Some(Ended::Cut(self.door.stores().keys.redact(&message)));
+            }
+            Kind::Stop if !relay.counted => {
+                relay.flush(&self.door).await;
+                if !self.count(StatusCode::OK, false).await {
+                    // Counted as cut afterwards, if the disk lets it.
+                    return Some(Ended::Cut("the call could not be counted".to_owned()));
+                }
+                relay.counted = true;
+            }
+            // Some providers send several messages in one stream: each counts.
+            Kind::Start if relay.counted => {
+                self.meter = api::meter(self.api, self.model.clone());
+                self.meter.event(&event);
+                relay.counted = false;
+            }
+            Kind::Start | Kind::Stop | Kind::Other => {}
+        }
+        relay.ready.extend_from_slice(&event.raw);
+        None
+    }
+}
+
+/// The way of a stream's events to the engine.
+struct Relay {
+    pieces: mpsc::Sender<Result<Bytes, BodyError>>,
+    /// Whole events that were not sent yet.
+    ready: Vec<u8>,
+    counted: bool,
+}
+
+impl Relay {
+    /// Sends what is ready. An engine that is gone is noticed by the caller's loop.
+    async fn flush(&mut self, door: &RunDoor) {
+        if !self.ready.is_empty() {
+            let piece = Bytes::from(std::mem::take(&mut self.ready));
+            self.send(door, Ok(piece)).await;
+        }
+    }
+
+    /// Breaks the engine's connection, so that it does not take the answer for whole.
+    async fn cut(&mut self, door: &RunDoor, reason: String) {
+        self.send(door, Err(reason.into())).await;
+    }
+
+    async fn send(&self, door: &RunDoor, piece: Result<Bytes, BodyError>) {
+        let sent = tokio::select! {
+            biased;
+            sent = self.pieces.send(piece) => sent.is_ok(),
+            () = door.cut_calls.cancelled() => false,
+        };
+        if !sent {
+            tracing::debug!(run = %door.run(), "a piece of a stream found no engine");
+        }
+    }
+}
+
+fn stream_body(mut received: mpsc::Receiver<Result<Bytes, BodyError>>) -> Body {
+    let mut broken = None;
+    let frames = stream::poll_fn(move |context| {
+        if let Some(error) = broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let piece = std::task::ready!(received.poll_recv(context));
+        if let Some(Err(error)) = piece {
+            // hyper drops what it did not write yet when a body fails; while
+            // it waits for a body it writes.
+            broken = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(piece)
+    });
+    let frames = frames.map(|piece| piece.map(Frame::data));
+    BodyExt::boxed_unsync(StreamBody::new(frames))
+}
+
+/// The usage of a call could not be written: its answer is not given either.
+fn uncounted(api: WireApi) -> Response<Body> {
+    let what = "the gateway could not count this call";
+    let mut response = error(api, Trouble::Gateway, what);
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, AWAY_RETRY_AFTER);
+    response
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| {
+            value
+                .trim_start()
+                .to_ascii_lowercase()
+                .starts_with("text/event-stream")
+        })
+}

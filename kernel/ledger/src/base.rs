@@ -1,0 +1,101 @@
+//! `base.git`: the history of target branches, and the only object store that
+//! containers mount.
+
+use crate::git::{Git, GitCall};
+use crate::repo::{RepoError, commit_of, doing, make_bare};
+use crate::user::UserRepo;
+use factory_core::ids::Oid;
+use std::path::{Path, PathBuf};
+
+/// World-readable, because containers read it under another uid; it lies in a
+/// directory that only the user enters. History of the user's that fsck would
+/// warn about is not refused: it is the user's.
+const CONFIG: &str = "\
+[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = true
+\tsharedRepository = 0644
+\thooksPath = /dev/null
+\tlogAllRefUpdates = false
+\tfsync = all
+[transfer]
+\tfsckObjects = false
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+";
+
+/// The git that reads the user's repository for us obeys the user's
+/// configuration, which says whether the repository may be opened at all.
+const UPLOAD_PACK: &str = "--upload-pack=env -u GIT_CONFIG_GLOBAL -u GIT_CONFIG_SYSTEM -u GIT_ATTR_NOSYSTEM git upload-pack";
+
+/// `base.git`. It only ever holds what target branches reach: no stash, no
+/// other branch, nothing that was deleted from history.
+#[derive(Debug, Clone)]
+pub struct BaseRepo {
+    git: Git,
+}
+
+impl BaseRepo {
+    /// Opens the repository at `dir`, an absolute path, and makes it first where it is missing.
+    pub fn init(dir: impl Into<PathBuf>) -> Result<Self, RepoError> {
+        let dir = dir.into();
+        make_bare(&dir, &["--shared=0644"], CONFIG)?;
+        Ok(Self {
+            git: Git::isolated(dir),
+        })
+    }
+
+    /// The directory, to be mounted read-only.
+    pub fn dir(&self) -> &Path {
+        self.git.dir()
+    }
+
+    /// Brings the history of one branch of the user's repository and returns
+    /// its tip. Costs two short processes where nothing moved.
+    pub fn fetch_target(&self, user: &UserRepo, branch: &str) -> Result<Oid, RepoError> {
+        let name = format!("refs/heads/{branch}");
+        let no_branch = || RepoError::NoBranch {
+            branch: branch.to_owned(),
+            repository: user.dir().to_owned(),
+        };
+        let tip = user.tip(branch)?.ok_or_else(no_branch)?;
+        if commit_of(&self.git, &name)?.as_ref() == Some(&tip) {
+            return Ok(tip);
+        }
+        fetch_from_user(&self.git, user, format!("+{name}:{name}"))
+            .run()
+            .map_err(doing(format!("bring the history of branch `{branch}`")))?;
+        // Clones take the branch that HEAD names for the default.
+        self.git
+            .run(["symbolic-ref", "HEAD", &name])
+            .map_err(doing("name the target branch in base.git"))?;
+        // The branch may have moved on while it was fetched.
+        commit_of(&self.git, &name)?.ok_or_else(no_branch)
+    }
+
+    /// True when the commit is here.
+    pub fn contains(&self, commit: &Oid) -> Result<bool, RepoError> {
+        Ok(commit_of(&self.git, commit.as_str())?.is_some())
+    }
+}
+
+/// A fetch into one of our repositories from the user's, which follows its own
+/// configuration while it serves.
+pub(crate) fn fetch_from_user(git: &Git, user: &UserRepo, refspec: String) -> GitCall {
+    // The user's own history may hold commits that fsck dislikes; it is what it is.
+    git.call(["-c", "fetch.fsckObjects=false", "fetch", "--quiet"])
+        .args([
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-prune",
+            "--no-auto-maintenance",
+            "--no-recurse-submodules",
+            UPLOAD_PACK,
+            "--",
+        ])
+        .arg(user.dir())
+        .arg(refspec)
+}

@@ -1,0 +1,348 @@
+//! The user's repository: it receives work branches and ordered merges and is
+//! otherwise only read. Always by the `git` binary, so that any ref format,
+//! worktree and configuration works; never with hooks.
+
+use crate::door::DoorRepo;
+use crate::git::Git;
+use crate::repo::{self, RepoError, TreeEntry, commit_of, doing, nul_separated, path_from};
+use factory_core::ids::Oid;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Serves objects out of `door.git`, whose configuration hides everything, to
+/// the one client that may have all of it.
+const UPLOAD_PACK: &str = "--upload-pack=env GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null \
+     git -c uploadpack.allowAnySHA1InWant=true upload-pack";
+
+/// What user-facing commits and merges are signed with, as far as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// `user.name`.
+    pub name: Option<String>,
+    /// `user.email`.
+    pub email: Option<String>,
+}
+
+/// One worktree of the user's repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worktree {
+    /// Its top directory; may be gone.
+    pub path: PathBuf,
+    /// Where its HEAD and index lie; none when the worktree is gone.
+    pub git_dir: Option<PathBuf>,
+    /// The branch (without `refs/heads/`) that HEAD names; none when detached.
+    pub branch: Option<String>,
+}
+
+/// Why a worktree holds on to a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    CheckedOut,
+    Rebase,
+    Bisect,
+}
+
+/// What became of a work branch that was to be moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Move {
+    /// It was moved, or made.
+    Moved,
+    /// It was already at the new commit.
+    AlreadyThere,
+    /// It is not where it was expected, so somebody else moved, made or
+    /// removed it. Nothing was changed.
+    Diverged {
+        /// Where it is; none when it does not exist.
+        found: Option<Oid>,
+    },
+    /// A worktree has it checked out, or rebases or bisects it. Nothing was changed.
+    CheckedOut {
+        /// The worktree.
+        worktree: PathBuf,
+    },
+}
+
+/// The user's repository.
+#[derive(Debug, Clone)]
+pub struct UserRepo {
+    git: Git,
+}
+
+impl UserRepo {
+    /// The repository with this common git directory, an absolute path (any
+    /// worktree may go away while we work).
+    pub fn open(common_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            git: Git::new(common_dir),
+        }
+    }
+
+    /// Its common git directory.
+    pub fn dir(&self) -> &Path {
+        self.git.dir()
+    }
+
+    pub(crate) fn git(&self) -> &Git {
+        &self.git
+    }
+
+    /// The commit that a branch (without `refs/heads/`) is at.
+    pub fn tip(&self, branch: &str) -> Result<Option<Oid>, RepoError> {
+        commit_of(&self.git, &format!("refs/heads/{branch}"))
+    }
+
+    /// The user's name and address.
+    pub fn identity(&self) -> Result<Identity, RepoError> {
+        let pattern = r"^user\.(name|email)$";
+        let call = self
+            .git
+            .call(["config", "--null", "--get-regexp", pattern])
+            .accept(1);
+        let out = call
+            .run()
+            .map_err(doing("read the user's name and address"))?;
+        let mut identity = Identity::default();
+        // Of several values, the last one holds.
+        for entry in nul_separated(&out.stdout) {
+            match String::from_utf8_lossy(entry).split_once('\n') {
+                Some(("user.name", name)) => identity.name = Some(name.to_owned()),
+                Some(("user.email", email)) => identity.email = Some(email.to_owned()),
+                _ => {}
+            }
+        }
+        Ok(identity)
+    }
+
+    /// Everything below a directory of a commit (the whole tree for `""`).
+    pub fn list_tree(&self, commit: &Oid, dir: &str) -> Result<Vec<TreeEntry>, RepoError> {
+        repo::list_tree(&self.git, commit, &[dir])
+    }
+
+    /// A regular file of a commit, of at most `limit` bytes; none when the
+    /// path is missing or something else.
+    pub fn read_file(
+        &self,
+        commit: &Oid,
+        path: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, RepoError> {
+        Ok(repo::read_files(&self.git, commit, &[path], limit)?.remove(path))
+    }
+
+    /// All regular files below the directories of a commit, by path; together
+    /// at most `limit` bytes. Two processes, however many files there are.
+    pub fn read_files(
+        &self,
+        commit: &Oid,
+        dirs: &[&str],
+        limit: u64,
+    ) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+        repo::read_files(&self.git, commit, dirs, limit)
+    }
+
+    /// The contents of entries of [`UserRepo::list_tree`], in their order; of
+    /// links, where they lead. Two processes, however many there are.
+    pub fn read_entries(
+        &self,
+        commit: &Oid,
+        entries: &[TreeEntry],
+    ) -> Result<Vec<Vec<u8>>, RepoError> {
+        repo::read_entries(&self.git, commit, entries)
+    }
+
+    /// All worktrees, the main one first.
+    pub fn worktrees(&self) -> Result<Vec<Worktree>, RepoError> {
+        let call = self.git.call(["worktree", "list", "--porcelain", "-z"]);
+        let out = call.run().map_err(doing("list the worktrees"))?.stdout;
+        let mut found: Vec<Worktree> = Vec::new();
+        for line in nul_separated(&out) {
+            if let Some(path) = line.strip_prefix(b"worktree ") {
+                let path = path_from(path);
+                let main = found.is_empty();
+                found.push(match main {
+                    true => self.main_worktree(path)?,
+                    false => Worktree {
+                        git_dir: linked_git_dir(&path),
+                        path,
+                        branch: None,
+                    },
+                });
+            } else if let (Some(name), Some(last)) =
+                (line.strip_prefix(b"branch refs/heads/"), found.last_mut())
+            {
+                last.branch = Some(String::from_utf8_lossy(name).into_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Git names the main worktree after the git directory, which is wrong
+    /// where `core.worktree` places it elsewhere (submodules do that).
+    fn main_worktree(&self, listed: PathBuf) -> Result<Worktree, RepoError> {
+        let common = self.git.dir().to_owned();
+        let mut path = listed;
+        if !path.join(".git").exists() {
+            let call = self
+                .git
+                .call(["config", "--null", "--get", "core.worktree"])
+                .accept(1);
+            let out = call.run().map_err(doing("find the main worktree"))?;
+            if let Some(configured) = nul_separated(&out.stdout).next() {
+                path = common.join(path_from(configured));
+            }
+        }
+        let git_dir = path.join(".git").exists().then_some(common);
+        Ok(Worktree {
+            path,
+            git_dir,
+            branch: None,
+        })
+    }
+
+    /// The worktrees that hold on to a branch.
+    pub(crate) fn holders(&self, branch: &str) -> Result<Vec<(Worktree, Hold)>, RepoError> {
+        let mut holders = Vec::new();
+        for tree in self.worktrees()? {
+            let hold = match (&tree.branch, &tree.git_dir) {
+                (Some(b), _) if b == branch => Some(Hold::CheckedOut),
+                (_, Some(git_dir)) => hold_of(git_dir, branch),
+                (_, None) => None,
+            };
+            holders.extend(hold.map(|h| (tree, h)));
+        }
+        Ok(holders)
+    }
+
+    /// Moves a work branch from `expected` (none: it must not exist yet) to
+    /// `new`, which `door` holds. Whatever else is found there stays.
+    pub fn move_branch(
+        &self,
+        branch: &str,
+        expected: Option<&Oid>,
+        new: &Oid,
+        door: &DoorRepo,
+    ) -> Result<Move, RepoError> {
+        let found = self.tip(branch)?;
+        if found.as_ref() == Some(new) {
+            return Ok(Move::AlreadyThere);
+        }
+        if found.as_ref() != expected {
+            return Ok(Move::Diverged { found });
+        }
+        if let Some((tree, _)) = self.holders(branch)?.into_iter().next() {
+            return Ok(Move::CheckedOut {
+                worktree: tree.path,
+            });
+        }
+        self.bring(door, new)?;
+        Ok(
+            match self.swap(branch, expected, new, "factory: work branch")? {
+                Swap::Done => Move::Moved,
+                Swap::Lost { found } if found.as_ref() == Some(new) => Move::AlreadyThere,
+                Swap::Lost { found } => Move::Diverged { found },
+            },
+        )
+    }
+
+    /// Brings a commit and its history from `door.git`; no ref is touched.
+    pub(crate) fn bring(&self, door: &DoorRepo, commit: &Oid) -> Result<(), RepoError> {
+        self.git
+            // Settings of the user's that would keep us out, or work in the
+            // background in a repository that is not ours.
+            .call([
+                "-c",
+                "protocol.version=2",
+                "-c",
+                "protocol.file.allow=always",
+            ])
+            .args([
+                "-c",
+                "fetch.writeCommitGraph=false",
+                "-c",
+                "gc.auto=0",
+                "-c",
+                "core.fsync=all",
+            ])
+            .args([
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--no-prune",
+            ])
+            .args([
+                "--no-auto-maintenance",
+                "--no-recurse-submodules",
+                UPLOAD_PACK,
+                "--",
+            ])
+            .arg(door.dir())
+            .arg(commit.as_str())
+            .run()
+            .map_err(doing(format!("bring {commit} into the repository")))?;
+        Ok(())
+    }
+
+    /// Moves a branch if it still is where it was.
+    pub(crate) fn swap(
+        &self,
+        branch: &str,
+        old: Option<&Oid>,
+        new: &Oid,
+        reflog: &str,
+    ) -> Result<Swap, RepoError> {
+        let zero = Oid::zero();
+        let call = self
+            .git
+            .call(["-c", "core.fsync=all", "update-ref", "-m", reflog])
+            .arg(format!("refs/heads/{branch}"))
+            .args([new.as_str(), old.unwrap_or(&zero).as_str()]);
+        match call.run() {
+            Ok(_) => Ok(Swap::Done),
+            Err(source) => {
+                let found = self.tip(branch)?;
+                if found.as_ref() != old {
+                    return Ok(Swap::Lost { found });
+                }
+                Err(doing(format!("move branch `{branch}`"))(source))
+            }
+        }
+    }
+}
+
+/// How a compare-and-swap of a branch went.
+pub(crate) enum Swap {
+    Done,
+    Lost { found: Option<Oid> },
+}
+
+/// Follows a worktree's `.git`; none when the worktree is gone.
+fn linked_git_dir(worktree: &Path) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    let dot_git = worktree.join(".git");
+    if dot_git.is_dir() {
+        return Some(dot_git);
+    }
+    let text = std::fs::read(&dot_git).ok()?;
+    let target = text.strip_prefix(b"gitdir: ")?;
+    let target = target.strip_suffix(b"\n").unwrap_or(target);
+    let dir = worktree.join(std::ffi::OsStr::from_bytes(target));
+    dir.is_dir().then_some(dir)
+}
+
+/// A rebase or bisect detaches HEAD and comes back to its branch at its end.
+fn hold_of(git_dir: &Path, branch: &str) -> Option<Hold> {
+    let names = |file: &str| {
+        std::fs::read_to_string(git_dir.join(file)).is_ok_and(|text| {
+            let text = text.trim_end();
+            text.strip_prefix("refs/heads/").unwrap_or(text) == branch
+        })
+    };
+    if names("rebase-merge/head-name") || names("rebase-apply/head-name") {
+        Some(Hold::Rebase)
+    } else if names("BISECT_START") {
+        Some(Hold::Bisect)
+    } else {
+        None
+    }
+}

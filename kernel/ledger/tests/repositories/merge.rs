@@ -1,0 +1,137 @@
+//! Merge commits and work branches.
+
+use crate::changes::lab;
+use crate::fixture::{author, commit, git, put};
+use factory_core::ids::Oid;
+use factory_ledger::merge::{MergeOutcome, make_merge, tree_of};
+use factory_ledger::user::Move;
+
+#[test]
+fn merges_are_deterministic_and_conflicts_are_named() {
+    let (lab, head) = lab();
+    let target = lab.in_door("target", &lab.first, |t| put(t, "a.txt", "target\n"));
+    let merge = |head: &Oid| {
+        make_merge(
+            &lab.door,
+            &target,
+            head,
+            "Merge it\n\nWhy.",
+            &author(),
+            1_700_000_000,
+        )
+        .unwrap()
+    };
+    let first = merge(&head);
+    assert_eq!(merge(&head), first);
+    let MergeOutcome::Merged { commit, tree } = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(tree_of(&lab.door, &commit).unwrap(), tree);
+    let shown = git(
+        lab.door.dir(),
+        &[
+            "log",
+            "-1",
+            "--format=%P%n%an <%ae> %at%n%cn <%ce> %ct%n%B",
+            commit.as_str(),
+        ],
+    );
+    assert_eq!(
+        shown,
+        format!(
+            "{target} {head}\nFactory <factory@example.org> 1700000000\n\
+             Factory <factory@example.org> 1700000000\nMerge it\n\nWhy."
+        )
+    );
+    assert!(lab.door.is_ancestor(&head, &commit).unwrap());
+    assert!(!lab.door.is_ancestor(&commit, &head).unwrap());
+    assert_eq!(
+        make_merge(&lab.door, &commit, &head, "x", &author(), 0).unwrap(),
+        MergeOutcome::AlreadyMerged
+    );
+    // A head that the target could be fast-forwarded to gets a merge commit too.
+    let outcome = make_merge(&lab.door, &lab.first, &head, "x", &author(), 0).unwrap();
+    let MergeOutcome::Merged { tree, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(tree, tree_of(&lab.door, &head).unwrap());
+
+    let clash = lab.in_door("clash", &lab.first, |t| {
+        put(t, "a.txt", "clash\n");
+        put(t, "changed.txt", "clash\n");
+    });
+    assert_eq!(
+        merge(&clash),
+        MergeOutcome::Conflict {
+            paths: vec!["a.txt".to_owned()]
+        }
+    );
+    let both = make_merge(&lab.door, &commit, &clash, "x", &author(), 0).unwrap();
+    let named = vec!["a.txt".to_owned(), "changed.txt".to_owned()];
+    assert_eq!(both, MergeOutcome::Conflict { paths: named });
+    let diff = lab.door.diff(&lab.first, &target).unwrap();
+    assert!(diff.contains("-one\n+target\n"), "{diff}");
+    assert_eq!(
+        lab.door.changed_paths(&lab.first, &target).unwrap(),
+        ["a.txt"]
+    );
+    assert_eq!(
+        lab.door.merge_base(&target, &clash).unwrap(),
+        Some(lab.first.clone())
+    );
+    lab.fsck();
+}
+
+#[test]
+fn work_branches_move_by_swap() {
+    let (lab, one) = lab();
+    let two = lab.in_door("two", &one, |t| put(t, "two.txt", "two\n"));
+    let go = |expected: Option<&Oid>, new: &Oid| {
+        lab.user
+            .move_branch("factory/1-x", expected, new, &lab.door)
+            .unwrap()
+    };
+    // Settings that would get in the way or do more than asked.
+    for (key, value) in [
+        ("protocol.version", "0"),
+        ("protocol.file.allow", "never"),
+        ("fetch.prune", "true"),
+    ] {
+        git(&lab.top, &["config", key, value]);
+    }
+    assert_eq!(go(None, &one), Move::Moved);
+    assert_eq!(go(None, &one), Move::AlreadyThere);
+    assert_eq!(
+        go(None, &two),
+        Move::Diverged {
+            found: Some(one.clone())
+        }
+    );
+    assert_eq!(go(Some(&one), &two), Move::Moved);
+    // A human's commit is never replaced.
+    git(&lab.top, &["checkout", "-q", "factory/1-x"]);
+    put(&lab.top, "human.txt", "human\n");
+    let human = commit(&lab.top, "human");
+    assert_eq!(
+        go(Some(&two), &one),
+        Move::Diverged {
+            found: Some(human.clone())
+        }
+    );
+    assert_eq!(
+        go(Some(&human), &one),
+        Move::CheckedOut {
+            worktree: lab.top.clone()
+        }
+    );
+    git(&lab.top, &["checkout", "-q", "main"]);
+    // A branch that its owner removed is not made again.
+    git(&lab.top, &["branch", "-q", "-D", "factory/1-x"]);
+    assert_eq!(go(Some(&human), &two), Move::Diverged { found: None });
+    assert_eq!(
+        git(&lab.top, &["for-each-ref", "--format=%(refname)"]),
+        "refs/heads/main"
+    );
+    assert!(!lab.top.join(".git/FETCH_HEAD").exists());
+    lab.fsck();
+}
