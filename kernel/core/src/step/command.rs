@@ -185,7 +185,20 @@ fn merge(tx: &mut Tx<'_>, by: &str, number: PrNo) -> Result<String, Refusal> {
         at: tx.now.0,
     };
     pr.note = None;
+    let issue_no = pr.issue;
     tx.put_pr(pr);
+    // Who merges what needed a person has looked at it.
+    if let Some(mut job) = tx.job(issue_no)
+        && job.stage == Stage::NeedsHuman
+    {
+        job.stage = Stage::Proposed;
+        job.breaks = 0;
+        job.losses = 0;
+        tx.put_job(job);
+        let mut issue = tx.issue(issue_no)?;
+        issue.labels.retain(|label| label != NEEDS_HUMAN);
+        tx.put_issue(issue);
+    }
     Ok(format!("pr {number}: approved for merging by {by}"))
 }
 

@@ -14,8 +14,8 @@ mod queue;
 mod world;
 
 use factory_core::{
-    event::{Command, Event, Now},
-    ids::IssueNo,
+    event::{Command, Event, MergeResult, Now},
+    ids::{IssueNo, PrNo},
     model::{IssueState, PrState},
     plan::{Action, Observed, plan},
 };
@@ -72,6 +72,41 @@ fn human_gates_hold_and_open() {
     assert!(world.journal(by(Command::MergePr(pr))));
     world.until_idle();
     assert_eq!(world.merged, [2]);
+}
+
+#[test]
+fn what_needed_a_person_is_merged_when_one_says_so() {
+    let mut world = World::new(7, false, config(false));
+    file(&mut world, "One");
+    let by = |command| Event::Command {
+        by: "ann".into(),
+        command,
+    };
+    assert!(world.journal(by(Command::Approve(IssueNo(1)))));
+    // It conflicts until its rounds are used up.
+    loop {
+        world.until_idle();
+        if world.state.needing_human().next().is_some() {
+            break;
+        }
+        assert!(world.journal(by(Command::MergePr(PrNo(1)))));
+        let target = world.target.clone();
+        let result = MergeResult::Conflict {
+            paths: vec!["a.txt".into()],
+        };
+        let pr = PrNo(1);
+        assert!(world.journal(Event::MergeMade { pr, target, result }));
+    }
+    assert_eq!(world.state.prs[&PrNo(1)].state, PrState::Ready);
+    assert!(world.journal(by(Command::MergePr(PrNo(1)))));
+    assert!(
+        !world.journal(by(Command::Approve(IssueNo(1)))),
+        "under way"
+    );
+    assert!(!world.state.issues[&IssueNo(1)].has_label("needs-human"));
+    world.until_idle();
+    assert_eq!(world.merged, [1]);
+    world.assert_replay();
 }
 
 #[test]
