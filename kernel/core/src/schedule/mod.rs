@@ -5,6 +5,7 @@
 
 mod dependency;
 mod priority;
+mod purse;
 mod queue;
 mod standing;
 
@@ -17,11 +18,12 @@ use crate::{
     config::{Amounts, Slots},
     event::Now,
     ids::IssueNo,
-    model::{Job, PrState, Purpose, RunState, Stage},
+    model::{Job, PrState, Purpose, RunState, Seconds, Stage},
     plan::Observed,
     quantity::{Bytes, Milli},
     state::State,
 };
+use purse::Purse;
 use std::collections::BTreeSet;
 
 /// Containers that may be on their way to running at once, for each core: starting is
@@ -48,6 +50,7 @@ pub(crate) struct Room {
     left: Amounts,
     starts_left: u64,
     starts: u64,
+    purse: Purse,
 }
 
 /// Why a run has no room now.
@@ -73,6 +76,15 @@ pub enum Full {
         /// How many may.
         limit: u64,
     },
+    /// The day's budget is used up.
+    Day {
+        /// Until when; midnight UTC.
+        until: Seconds,
+    },
+    /// All that is left of the day's budget may still be used by runs that live.
+    Promised,
+    /// The job's budget is used up.
+    Job,
 }
 
 impl State {
@@ -110,7 +122,7 @@ impl State {
 const MOST_SLOTS: u64 = 1000;
 
 impl Room {
-    pub(crate) fn of(state: &State, observed: &Observed) -> Self {
+    pub(crate) fn of(state: &State, observed: &Observed, now: Now) -> Self {
         let slots = state.slots(observed);
         let mut free: BTreeSet<u32> = (0..slots).collect();
         let capacity = state.config.config.capacity(&observed.engine);
@@ -133,11 +145,18 @@ impl Room {
             left,
             starts_left,
             starts,
+            purse: Purse::of(state, now),
         }
     }
 
-    /// Takes a slot and what is asked for, or says what is lacking.
-    pub(crate) fn take(&mut self, asked: &Amounts) -> Result<u32, Full> {
+    /// Takes a slot and what a run asks for, or says what is lacking.
+    pub(crate) fn take(
+        &mut self,
+        state: &State,
+        job: &Job,
+        purpose: &Purpose,
+    ) -> Result<u32, Full> {
+        let asked = state.requests_of(job);
         let Some(slot) = self.free.first().copied() else {
             return Err(Full::Slots { slots: self.slots });
         };
@@ -155,6 +174,7 @@ impl Room {
                 return Err(Full::Cpus { missing: Milli(n) });
             }
         }
+        self.purse.take(state, job, purpose)?;
         self.free.remove(&slot);
         self.starts_left -= 1;
         self.left.memory.0 = self.left.memory.0.saturating_sub(asked.memory.0);
@@ -192,14 +212,22 @@ pub(crate) fn in_line(
 /// What is to begin now. Strictly in line: what does not fit holds up those behind
 /// it, so that nobody small overtakes somebody large for ever.
 pub fn decide(state: &State, observed: &Observed, now: Now) -> Vec<Start> {
-    let mut room = Room::of(state, observed);
+    if state.meta.frozen.is_some() {
+        return Vec::new();
+    }
+    let mut room = Room::of(state, observed, now);
     let mut starts = Vec::new();
-    for (job, purpose) in in_line(state, observed, now) {
-        let Some(asked) = state.jobs.get(&job).map(|job| state.requests_of(job)) else {
+    for (number, purpose) in in_line(state, observed, now) {
+        let Some(job) = state.jobs.get(&number) else {
             continue;
         };
-        match room.take(&asked) {
-            Ok(slot) => starts.push(Start { job, purpose, slot }),
+        match room.take(state, job, &purpose) {
+            Ok(slot) => starts.push(Start {
+                job: number,
+                purpose,
+                slot,
+            }),
+            Err(Full::Job) => {}
             Err(_) => break,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Step;
 use crate::{
+    budget::Limit,
     config::Amounts,
     event::{Now, Refusal},
     exit::ExitClass,
@@ -123,6 +124,11 @@ impl<'a> Tx<'a> {
     /// What the next run of a job is reckoned with.
     pub(super) fn requests_of(&self, job: &Job) -> Amounts {
         self.base.requests_of(job)
+    }
+
+    /// What the next code run of a job may use.
+    pub(super) fn left_for(&self, job: &Job) -> Limit {
+        self.base.left_for(job, self.now)
     }
 
     /// Issues that wait until `issue` is done.
