@@ -243,7 +243,14 @@ pub fn read_config(
 ) -> Result<(Option<Oid>, Config), Failure> {
     let place = || format!("{} (commit {})", config::FILE, commit.short());
     match user.read_file(commit, config::FILE, CONFIG_LIMIT) {
-        Ok(None) => Ok((None, keys::unwritten(before, keys::is_set))),
+        Ok(None) => match user.list_tree(commit, config::FILE)?.first() {
+            None => Ok((None, keys::unwritten(before, keys::is_set))),
+            Some(_) => Err(Failure::new(
+                Class::Config,
+                format!("{} is not a regular file", place()),
+            )
+            .help("commit a regular file of that name: a link or a directory is not read")),
+        },
         Ok(Some(bytes)) => {
             let config = parse_config(&place(), &utf8(&place(), bytes)?)?;
             Ok((Some(commit.clone()), config))

@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use factory_core::{
     event::{Command, Event},
-    model::Run,
+    model::{Run, Seconds},
     step::Step,
     text,
     wire::PATH_WAKE,
@@ -24,7 +24,13 @@ use factory_ledger::{
 };
 use hyper::Method;
 use rustix::{fs::FlockOperation, io::Errno};
-use std::{fs::File, io::ErrorKind, time::Duration};
+use std::{
+    fs::File,
+    io::{ErrorKind, Write},
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How often something is looked at that nobody tells us about.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -55,10 +61,14 @@ const LOCK_TRIES_OF_GONE: u32 = 500;
 
 /// Makes this process the kernel of its repository, or says who is.
 pub fn lock(places: &Places) -> Result<KernelLock, Failure> {
-    let (path, pid, since) = (places.kernel_lock(), std::process::id(), clock::now().0);
+    take(&places.kernel_lock(), std::process::id(), clock::now().0)
+}
+
+/// Takes a lock in the name of a process, or says who has it.
+pub fn take(path: &Path, pid: u32, since: Seconds) -> Result<KernelLock, Failure> {
     let (mut tries, mut of_gone) = (1, 1);
     loop {
-        let error = match KernelLock::acquire(&path, pid, since) {
+        let error = match KernelLock::acquire(path, pid, since) {
             Ok(lock) => return Ok(lock),
             Err(error) => error,
         };
@@ -78,7 +88,31 @@ pub fn lock(places: &Places) -> Result<KernelLock, Failure> {
 
 /// The kernel of this repository on this host, if one runs.
 pub fn kernel(places: &Places) -> Result<Option<Running>, Failure> {
-    let path = places.kernel_lock();
+    held(places.kernel_lock())
+}
+
+/// The `factory start` of this repository on this host, if there is one: it prepares, or its
+/// kernel runs, or it is about to start another.
+pub fn launcher(places: &Places) -> Result<Option<Running>, Failure> {
+    held(places.start_lock())
+}
+
+/// Takes the lock of `factory start` in the name of the launcher, this process's parent.
+pub fn starting(places: &Places) -> Result<(KernelLock, PathBuf), Failure> {
+    let path = places.start_lock();
+    let launcher = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs());
+    Ok((take(&path, launcher, clock::now().0)?, path))
+}
+
+/// Tells the launcher, over the pipe that is this process's standard input, which lock is
+/// its own from now on.
+pub fn hand_on(lock: &Path) -> Result<(), Failure> {
+    let pipe = std::io::stdin().as_fd().try_clone_to_owned()?;
+    File::from(pipe).write_all(lock.as_os_str().as_bytes())?;
+    Ok(())
+}
+
+fn held(path: PathBuf) -> Result<Option<Running>, Failure> {
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -118,7 +152,7 @@ pub fn person(factory: &Factory) -> Result<String, Failure> {
 pub fn order(factory: &mut Factory, command: Command) -> Result<(Step, bool), Failure> {
     let by = person(factory)?;
     let step = factory.journal(Event::Command { by, command })?;
-    let awake = match call(&factory.places, Method::POST, PATH_WAKE)? {
+    let awake = match wake(&factory.places)? {
         Ok(_) => true,
         Err(CallError::Away { .. }) => false,
         // The order is in the state: a kernel that could not answer reads it all the same.
@@ -128,6 +162,17 @@ pub fn order(factory: &mut Factory, command: Command) -> Result<(Step, bool), Fa
         }
     };
     Ok((step, awake))
+}
+
+/// Wakes the kernel. One that hangs is awake.
+fn wake(places: &Places) -> Result<Result<Bytes, CallError>, Failure> {
+    let socket = places.kernel_sock();
+    runtime()?.block_on(async {
+        let asked = client::call(&socket, Method::POST, PATH_WAKE);
+        Ok(tokio::time::timeout(AT_ONCE, asked)
+            .await
+            .unwrap_or_else(|_| Ok(Bytes::new())))
+    })
 }
 
 /// Waits until the state is worth another look, and reads it.

@@ -240,7 +240,7 @@ pub enum Command {
     Cancel(IssueNo),
     /// Stop all agents, and begin nothing until [`Command::Thaw`].
     Freeze,
-    /// Lift the emergency stop.
+    /// Lift the emergency stop, and end the pauses after failures.
     Thaw,
     /// Open the gate from pull request to merge.
     MergePr(PrNo),
@@ -363,8 +363,8 @@ pub enum Refusal {
     /// All agents are stopped already.
     #[error("all agents are stopped already, by {0}")]
     Frozen(String),
-    /// There is no emergency stop to lift.
-    #[error("nothing is stopped: there was no `factory stop --all-agents`")]
+    /// There is no emergency stop to lift, and no pause.
+    #[error("nothing is stopped or paused")]
     NotFrozen,
     /// A label cannot be put on or taken off.
     #[error("label `{label}` {why}")]

@@ -5,6 +5,7 @@
 //! [`step::step`], commits the changes it returns, and performs the actions
 //! that [`plan::plan`] derives.
 
+pub mod breaker;
 pub mod brief;
 pub mod budget;
 pub mod change;

@@ -7,6 +7,7 @@ mod pr;
 pub use pr::{Checked, Pr, PrState};
 
 use crate::{
+    breaker::{Breaker, Part},
     budget::{Spent, Today},
     config::{Amounts, Config, EngineKind, Limits},
     event::Now,
@@ -17,6 +18,7 @@ use crate::{
     quantity::Bytes,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Seconds since 1970-01-01T00:00:00Z, as given by the shell.
 pub type Seconds = i64;
@@ -50,6 +52,9 @@ pub struct Meta {
     /// The emergency stop: no run begins and none goes on until a person lifts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
+    /// What failed in a row.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub breakers: BTreeMap<Part, Breaker>,
     /// What was used on the newest day on which anything was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub today: Option<Today>,
@@ -106,8 +111,7 @@ pub enum Ending {
 impl KernelId {
     /// True where both belong to one `factory start`: what one was told holds for the other.
     pub fn is_of_the_same_start(&self, other: &KernelId) -> bool {
-        self.launcher.is_some()
-            && (self.launcher, &self.boot, &self.host) == (other.launcher, &other.boot, &other.host)
+        self.start.is_some() && self.start == other.start && self.boot == other.boot
     }
 }
 
@@ -123,9 +127,9 @@ pub struct KernelId {
     pub boot: String,
     /// When it started.
     pub since: Seconds,
-    /// Process id of its launcher, which starts another kernel where this one dies.
+    /// Names the `factory start` that starts another kernel where this one dies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub launcher: Option<u32>,
+    pub start: Option<String>,
     /// How many slots it was told to have, in place of those of `factory.yaml`.
     pub slots: Option<u32>,
     /// Memory and processors of its container engine.

@@ -118,7 +118,11 @@ impl State {
         let merging = self.prs.values().filter(|pr| pr.state.is_merging());
         let merging = merging.filter_map(|pr| self.jobs.get(&pr.issue)?.rests_until(now));
         let tomorrow = self.day_is_used_up(now).then(|| midnight_after(now.0));
+        let breakers = self.meta.breakers.values();
+        let tries = breakers.filter(|breaker| breaker.is_open(now.0));
+        let tries = tries.filter_map(|breaker| breaker.tries_at);
         let waits = merging.chain(self.queue.wakes_at(now)).chain(tomorrow);
+        let waits = waits.chain(tries);
         waits.min()
     }
 

@@ -110,6 +110,7 @@ impl State {
                 kernel: None,
                 ending: None,
                 frozen: None,
+                breakers: BTreeMap::new(),
                 today: None,
                 done: None,
                 holder: None,

@@ -365,6 +365,11 @@ impl Places {
         self.state_git().join("kernel.lock")
     }
 
+    /// Held by `factory start` from its beginning to its end, also while no kernel lives.
+    pub fn start_lock(&self) -> PathBuf {
+        self.state_git().join("start.lock")
+    }
+
     /// Held by the gateway that takes new runs.
     pub fn gateway_lock(&self) -> PathBuf {
         self.state_git().join("gateway.lock")

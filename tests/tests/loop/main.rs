@@ -6,6 +6,7 @@
     reason = "a test ends at what it did not expect, its helpers too"
 )]
 
+mod between;
 mod damage;
 mod demo;
 mod disk;

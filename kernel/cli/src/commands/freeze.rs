@@ -3,23 +3,34 @@
 use crate::{
     commands::processes::on_this_thread,
     factory::Factory,
-    failure::Failure,
+    failure::{Class, Failure},
     kernel::STOP_GRACE,
     views,
-    wait::{self, Next},
+    wait::{self, LOOK_AGAIN},
 };
 use factory_core::{container::ContainerSpec, event::Command, model::Run};
 use factory_runtime::{
     Runtime,
     docker::{self, DockerRuntime},
 };
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// Time that the kernel has to stop the agents: somewhat longer than an agent has to save
+/// what it has, where it does.
+const KERNELS_TIME: Duration = Duration::from_secs(5);
 
 /// Stops all agents, and lets none begin, until [`lift`].
 pub fn run(factory: &mut Factory) -> Result<ExitCode, Failure> {
     // Somebody else may have ordered it already; then this one sees it through as well.
-    if factory.state.meta.frozen.is_none() {
-        wait::order(factory, Command::Freeze)?;
+    while factory.state.meta.frozen.is_none() {
+        match wait::order(factory, Command::Freeze) {
+            Ok(_) => {}
+            Err(refused) if refused.class() == Class::Refused => drop(factory.reload()?),
+            Err(failure) => return Err(failure),
+        }
     }
     let stopped = factory
         .state
@@ -27,11 +38,15 @@ pub fn run(factory: &mut Factory) -> Result<ExitCode, Failure> {
         .values()
         .filter(|run| run.is_open())
         .count();
+    // The kernel knows best how. One that hangs, or is not there, does not hold it up.
+    let given_up = Instant::now() + KERNELS_TIME;
     while factory.state.runs.values().any(Run::is_open) {
-        if wait::next(factory)? == Next::NoKernel {
+        if Instant::now() > given_up || wait::kernel(&factory.places)?.is_none() {
             stop_what_is_left(factory)?;
             break;
         }
+        std::thread::park_timeout(LOOK_AGAIN);
+        factory.reload()?;
     }
     views::told(&format!(
         "all agents are stopped ({stopped} {}); nothing begins before `factory resume`\n",

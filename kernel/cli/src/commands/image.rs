@@ -80,6 +80,13 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
             false => Err(failure::busy(running.holder)),
         };
     }
+    let (start_lock, lock) = match wait::starting(&factory.places) {
+        Ok(held) => held,
+        Err(busy) if options.merges_only && busy.class() == Class::Busy => {
+            return Ok(ExitCode::from(Class::Busy.code()));
+        }
+        Err(failure) => return Err(failure),
+    };
     sync::still_ours(&mut factory)?;
     let target = options
         .target
@@ -121,7 +128,11 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
             limits: config.limits,
         };
         match probe::run_once(&runtime, &engine, &subject, interrupt()?).await? {
-            Verdict::Passed => Ok(ExitCode::SUCCESS),
+            Verdict::Passed => {
+                wait::hand_on(&lock)?;
+                drop(start_lock);
+                Ok(ExitCode::SUCCESS)
+            }
             Verdict::Interrupted => Ok(ExitCode::from(INTERRUPTED)),
         }
     })

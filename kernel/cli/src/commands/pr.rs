@@ -245,6 +245,11 @@ fn must_not_be_frozen(factory: &Factory) -> Result<(), Failure> {
 /// None where it is known what came of it, or another kernel goes on with it.
 fn alone(factory: &mut Factory, number: PrNo) -> Result<Option<ExitCode>, Failure> {
     let places = &factory.places;
+    // It prepares, or its kernel died and another one comes.
+    if wait::launcher(places)?.is_some() {
+        std::thread::park_timeout(wait::LOOK_AGAIN);
+        return Ok(None);
+    }
     let directory = places.work_tree().unwrap_or(places.common_dir()).to_owned();
     let options = Start {
         merges_only: true,

@@ -38,6 +38,8 @@ struct StatusView {
     taken_over: Option<String>,
     /// Who stopped all agents, and since when; null where nobody did.
     frozen: Option<String>,
+    /// What is not tried for a while after failures in a row, why, and until when.
+    paused: Vec<String>,
     /// Branch that work starts from and merges into.
     target: String,
     /// Rises with every kernel start.
@@ -172,6 +174,7 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
             .frozen
             .as_ref()
             .map(|frozen| format!("{} since {}", line(&frozen.by), stamp(frozen.since))),
+        paused: paused(factory, now),
         target: state.meta.target.clone(),
         epoch: state.meta.epoch.0,
         slots: SlotsView {
@@ -214,6 +217,24 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
         usage: UsageView::sum(state.runs.values()),
         disk: Disk::of(&factory.places),
     })
+}
+
+fn paused(factory: &Factory, now: Now) -> Vec<String> {
+    let breakers = factory.state.meta.breakers.iter();
+    let open = breakers.filter_map(|(part, breaker)| Some((part, breaker, breaker.tries_at?)));
+    open.map(|(part, breaker, at)| {
+        let when = match breaker.is_open(now.0) {
+            true => format!("one run tries again in {}", span(at - now.0)),
+            false => "one run tries again".to_owned(),
+        };
+        format!(
+            "{} failed {} times in a row (last {}); {when}",
+            part.as_str(),
+            breaker.failures,
+            line(&breaker.why)
+        )
+    })
+    .collect()
 }
 
 /// Where a run is that the state holds open although nothing of it goes on here.
@@ -361,8 +382,15 @@ fn show(view: &StatusView) -> String {
     }
     if let Some(by) = &view.frozen {
         out.push_str(&format!(
-            "all agents were stopped by {by}; `factory resume` lets them work again\n"
+            "all agents {} stopped by {by}; `factory resume` lets them work again\n",
+            match view.runs.is_empty() {
+                true => "were",
+                false => "are being",
+            }
         ));
+    }
+    for line in &view.paused {
+        out.push_str(&format!("paused: {line} (`factory resume`: at once)\n"));
     }
     let total = view
         .slots

@@ -9,7 +9,7 @@ use crate::{
     factory::read_config,
     failure::{Class, Failure},
 };
-use factory_core::{config::Config, event::Event, ids::Oid, state::State};
+use factory_core::{config, event::Event, ids::Oid, model::ConfigInForce, state::State};
 use factory_ledger::user::UserRepo;
 use factory_runtime::Runtime;
 use std::sync::Arc;
@@ -26,9 +26,17 @@ pub enum Looked {
 
 impl Looked {
     /// Compares the `factory.yaml` of a commit with the one in force.
-    pub fn at(user: &UserRepo, commit: &Oid, in_force: &Config) -> Result<Self, Failure> {
-        match read_config(user, commit, &in_force.engine) {
-            Ok((_, config)) if config == *in_force => Ok(Looked::Same),
+    pub fn at(user: &UserRepo, commit: &Oid, in_force: &ConfigInForce) -> Result<Self, Failure> {
+        match read_config(user, commit, &in_force.config.engine) {
+            // Whoever deletes it may not mean to: other checks, other gates, another engine.
+            Ok((None, _)) if in_force.commit.is_some() => Ok(Looked::Wrong(
+                Failure::new(
+                    Class::Config,
+                    format!("{} is gone (commit {})", config::FILE, commit.short()),
+                )
+                .help("commit it again, or start the factory anew to have the defaults"),
+            )),
+            Ok((_, config)) if config == in_force.config => Ok(Looked::Same),
             Ok((commit, config)) => Ok(Looked::Another(Event::ConfigLoaded {
                 commit,
                 config: Box::new(config),
@@ -62,7 +70,7 @@ impl From<Looked> for Outcome {
 /// Looks at the target's `factory.yaml`.
 pub fn look<R: Runtime>(tools: Arc<Tools<R>>, state: &State) -> Work {
     let target = state.meta.target.clone();
-    let in_force = state.config.config.clone();
+    let in_force = state.config.clone();
     Box::pin(async move {
         let looked = tools.git(move |repos| match repos.user.tip(&target)? {
             Some(tip) => Looked::at(&repos.user, &tip, &in_force),

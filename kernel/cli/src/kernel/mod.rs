@@ -21,6 +21,7 @@ use crate::{
     clock,
     factory::Factory,
     failure::{self, Class, Failure, INTERRUPTED, NEEDS_HUMAN},
+    launcher::THIS_START,
     retention, wait,
 };
 use factory_core::{
@@ -44,6 +45,7 @@ const SAFETY_RECONCILE: Duration = Duration::from_secs(300);
 
 /// Beginnings of the names of actions that may be given up.
 const SPAWN: &str = "spawn ";
+const GRANT: &str = "grant ";
 const PERFORM: &str = "perform ";
 const MERGE: &str = "merge ";
 /// Name of looking at the configuration of the target.
@@ -121,7 +123,11 @@ pub fn open(
     if let Some(branch) = target.filter(|branch| *branch != factory.state.meta.target) {
         factory.journal(Event::TargetChanged { branch })?;
     }
-    factory.refresh_config(config)?;
+    match factory.refresh_config(config) {
+        // `prepare` found it right: it was changed since, and the one in force stays. The kernel says so.
+        Err(wrong) if wrong.class() == Class::Config => {}
+        refreshed => refreshed?,
+    }
     Ok((factory, lock))
 }
 
@@ -157,7 +163,7 @@ pub async fn run<R: Runtime>(
         pid,
         boot,
         since,
-        launcher: launcher.map(|pid| pid.as_raw_pid().unsigned_abs()),
+        start: std::env::var(THIS_START).ok(),
         slots: options.slots,
         engine: Some(observe::size_of(&info)),
     };
@@ -184,7 +190,7 @@ pub async fn run<R: Runtime>(
         tools,
         options,
         containers_stale: true,
-        config_stale: false,
+        config_stale: true,
         tasks: JoinSet::new(),
         busy: BTreeSet::new(),
         rests,
@@ -493,11 +499,14 @@ impl<R: Runtime> Kernel<R> {
 
     fn journal_all(&mut self, events: Vec<Event>) -> Result<(), Failure> {
         for event in events {
+            let is_config = matches!(event, Event::ConfigLoaded { .. });
             if let Event::ContainerEnded { run, .. } = &event {
                 // Its last entries were written before its container ended.
                 self.drain_inbox(*run)?;
             }
-            self.journal(event)?;
+            if self.journal(event)? && is_config {
+                self.rests.wake(GRANT);
+            }
         }
         Ok(())
     }
@@ -591,7 +600,7 @@ impl<R: Runtime> Kernel<R> {
 fn key(action: &Action) -> String {
     match action {
         Action::Journal(_) => "journal".to_owned(),
-        Action::Grant { job, .. } => format!("grant {job}"),
+        Action::Grant { job, .. } => format!("{GRANT}{job}"),
         Action::Spawn(run) => format!("{SPAWN}{run}"),
         Action::Await(run) => format!("await {run}"),
         Action::Conclude(run, _) => format!("conclude {run}"),

@@ -89,7 +89,7 @@ impl Rests {
             _ => WAIT.1,
         };
         let before = self.resting.get(key);
-        let wait = before.map_or(WAIT.0, |rest| (rest.wait * 2).min(longest));
+        let wait = before.map_or(WAIT.0, |rest| (rest.wait * 2).clamp(WAIT.0, longest));
         let own = match failure.class() {
             Class::Disk | Class::Away | Class::Gateway => 0,
             _ if full => 0,
@@ -128,6 +128,18 @@ impl Rests {
         self.resting.insert(key.to_owned(), rest);
         self.show();
         is_new
+    }
+
+    /// Tries at once again whatever begins with this.
+    pub(super) fn wake(&mut self, begins: &str) {
+        let woken = self
+            .resting
+            .iter_mut()
+            .filter(|(key, _)| key.starts_with(begins));
+        for (_, rest) in woken {
+            rest.until = Instant::now();
+            rest.wait = Duration::ZERO;
+        }
     }
 
     /// `key` succeeded. Tells whether it had failed before. With the engine back,

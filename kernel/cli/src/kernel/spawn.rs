@@ -52,7 +52,7 @@ pub fn grant<R: Runtime>(
         _ => None,
     };
     let in_force = state.config.config.clone();
-    let before = in_force.clone();
+    let before = state.config.clone();
     let resume = state
         .jobs
         .get(&job)

@@ -17,6 +17,7 @@ use factory_ledger::{
     base::BaseRepo, door::DoorRepo, inbox::Inbox, places::Places, state::StateRepo, user::UserRepo,
 };
 use futures_util::future::BoxFuture;
+use rustix::process::Pid;
 use std::{sync::Arc, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -50,6 +51,8 @@ pub struct Tools<R> {
     pub gid: u32,
     /// `factory.yaml` of the target comes into force when it changes.
     pub follow_target: bool,
+    /// Who started this process.
+    launcher: Option<Pid>,
     store: StateRepo,
     repos: Arc<Repos>,
 }
@@ -84,6 +87,7 @@ impl<R> Tools<R> {
             home: factory.home.clone(),
             uid,
             gid,
+            launcher: rustix::process::getppid(),
             store: StateRepo::open(&places)?,
             repos: Arc::new(Repos {
                 user: factory.user.clone(),
@@ -141,7 +145,10 @@ impl<R> Tools<R> {
         loop {
             match client::wake(&self.places).await {
                 Ok(status) => return Ok(status),
-                Err(CallError::Away { .. }) if pause < LONGEST_PAUSE => {
+                // Without a launcher nobody starts it.
+                Err(CallError::Away { .. })
+                    if pause < LONGEST_PAUSE && rustix::process::getppid() == self.launcher =>
+                {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }

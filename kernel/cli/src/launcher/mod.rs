@@ -7,8 +7,9 @@
 mod environment;
 
 use crate::{
+    clock,
     failure::{Class, Failure, INTERRUPTED},
-    keys,
+    keys, wait,
 };
 use environment::Keyrings;
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,12 +19,15 @@ use signal_hook::{
 };
 use std::{
     ffi::{OsStr, OsString},
-    io::Write,
-    os::unix::process::CommandExt,
+    io::{Read, Write},
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+/// Variable that names one `factory start` to its kernels: another never has the same.
+pub const THIS_START: &str = "FACTORY_START";
 /// A child that dies again within this time is restarted more slowly.
 const STABLE: Duration = Duration::from_secs(60);
 /// Longest wait before a restart.
@@ -38,20 +42,34 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
     // It is told which keys there are, not what they are.
     let names: Vec<&str> = rings.model_keys.keys().map(String::as_str).collect();
     let names = names.join(",");
-    let prepared = command(
+    let (mut told, tells) = std::io::pipe()?;
+    let mut prepare = command(
         "prepare",
         passed_on,
         &[&rings.plain, &rings.network, &rings.others],
-    )
-    .env(keys::NAMES, &names)
-    .spawn()?;
-    let prepared = attend(&mut Kept::new(prepared), &mut signals)?;
+    );
+    let prepared = prepare.env(keys::NAMES, &names).stdin(tells).spawn()?;
+    // With it goes our end of the pipe for writing.
+    drop(prepare);
+    let (prepared, asked_to_end) = attend(&mut Kept::new(prepared), &mut signals)?;
     if !prepared.success() {
-        return Ok(code_of(prepared));
+        return Ok(match prepared.code() {
+            // Before it could listen.
+            None if asked_to_end => INTERRUPTED,
+            _ => code_of(prepared),
+        });
     }
+    let mut lock = Vec::new();
+    told.read_to_end(&mut lock)?;
+    // It was prepare's until now, and is ours as long as we live.
+    let pid = std::process::id();
+    let since = clock::now().0;
+    let _start_lock = wait::take(Path::new(OsStr::from_bytes(&lock)), pid, since)?;
+    let this_start = format!("{since}-{pid}");
     let start_kernel = || {
         command("kernel", passed_on, &[&rings.plain])
             .env(keys::NAMES, &names)
+            .env(THIS_START, &this_start)
             .process_group(0)
             .spawn()
     };
@@ -101,16 +119,18 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
     }
 }
 
-/// Waits for a child, handing on what asks it to end.
-fn attend(child: &mut Kept, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+/// Waits for a child, handing on what asks it to end. Tells whether anything did.
+fn attend(child: &mut Kept, signals: &mut Signals) -> Result<(ExitStatus, bool), Failure> {
+    let mut asked_to_end = false;
     loop {
         for signal in signals.wait() {
             if matches!(signal, SIGINT | SIGTERM) {
+                asked_to_end = true;
                 child.signal(Signal::TERM)?;
             }
         }
         if let Some(status) = child.ended()? {
-            return Ok(status);
+            return Ok((status, asked_to_end));
         }
     }
 }

@@ -17,7 +17,7 @@ pub struct StandingView {
     /// `starts`, `runs`, `under-way` or `waits`.
     pub standing: &'static str,
     /// Why it waits, as one word: `slot`, `memory`, `cpus`, `starts`, `day-budget`,
-    /// `job-budget`, `approval`, `rejected`, `opens`, `merge`, `human`, `held`, `depends`, `given-up`, `rests`,
+    /// `job-budget`, `paused`, `approval`, `rejected`, `opens`, `merge`, `human`, `held`, `depends`, `given-up`, `rests`,
     /// `draining` or `frozen`.
     pub reason: Option<&'static str>,
     /// The same for people.
@@ -94,6 +94,7 @@ fn reason(wait: &Wait) -> &'static str {
             Full::Starts { .. } => "starts",
             Full::Day { .. } | Full::Promised => "day-budget",
             Full::Job => "job-budget",
+            Full::Paused | Full::Trying => "paused",
         },
         Wait::Approval => "approval",
         Wait::Rejected => "rejected",

@@ -16,7 +16,7 @@ fn seen(lab: &Lab, gib: u64) {
             pid: 1 << 30,
             boot: "boot".to_owned(),
             since: 1_795_226_401,
-            launcher: None,
+            start: None,
             slots: None,
             engine: Some(Amounts {
                 memory: Bytes(gib << 30),

@@ -18,7 +18,7 @@ use crate::{
     config::{Amounts, Slots},
     event::Now,
     ids::IssueNo,
-    model::{Job, PrState, Purpose, RunState, Seconds, Stage},
+    model::{Job, PrState, Purpose, Run, RunState, Seconds, Stage},
     plan::Observed,
     quantity::{Bytes, Milli},
     state::State,
@@ -51,6 +51,35 @@ pub(crate) struct Room {
     starts_left: u64,
     starts: u64,
     purse: Purse,
+    code: Code,
+}
+
+/// Whether code runs may begin, after what failed before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Code {
+    /// They may.
+    Open,
+    /// One may, to see whether it works again.
+    One,
+    /// None may.
+    Shut(Full),
+}
+
+impl Code {
+    fn of(state: &State, now: Now) -> Self {
+        let mut breakers = state.meta.breakers.values();
+        if breakers.clone().any(|breaker| breaker.is_open(now.0)) {
+            return Code::Shut(Full::Paused);
+        }
+        if !breakers.any(|breaker| breaker.tries_at.is_some()) {
+            return Code::Open;
+        }
+        let lives = |run: &Run| run.is_open() && run.purpose == Purpose::Code;
+        match state.runs.values().any(lives) {
+            true => Code::Shut(Full::Trying),
+            false => Code::One,
+        }
+    }
 }
 
 /// Why a run has no room now.
@@ -85,6 +114,10 @@ pub enum Full {
     Promised,
     /// The job's budget is used up.
     Job,
+    /// Runs failed in a row: nothing is tried for a while.
+    Paused,
+    /// Runs failed in a row: one alone tries again.
+    Trying,
 }
 
 impl State {
@@ -146,6 +179,7 @@ impl Room {
             starts_left,
             starts,
             purse: Purse::of(state, now),
+            code: Code::of(state, now),
         }
     }
 
@@ -174,7 +208,15 @@ impl Room {
                 return Err(Full::Cpus { missing: Milli(n) });
             }
         }
-        self.purse.take(state, job, purpose)?;
+        if *purpose == Purpose::Code {
+            if let Code::Shut(why) = self.code {
+                return Err(why);
+            }
+            self.purse.take(state, job)?;
+            if self.code == Code::One {
+                self.code = Code::Shut(Full::Trying);
+            }
+        }
         self.free.remove(&slot);
         self.starts_left -= 1;
         self.left.memory.0 = self.left.memory.0.saturating_sub(asked.memory.0);

@@ -4,7 +4,7 @@ use super::Full;
 use crate::{
     budget::{Limit, Spent, midnight_after},
     event::Now,
-    model::{Job, Purpose, Run},
+    model::{Job, Run},
     state::State,
 };
 
@@ -27,9 +27,9 @@ impl Purse {
         }
     }
 
-    /// Sets aside what a run may use, or says why it may use nothing.
-    pub(super) fn take(&mut self, state: &State, job: &Job, purpose: &Purpose) -> Result<(), Full> {
-        if *purpose != Purpose::Code || !self.calls_models {
+    /// Sets aside what a code run may use, or says why it may use nothing.
+    pub(super) fn take(&mut self, state: &State, job: &Job) -> Result<(), Full> {
+        if !self.calls_models {
             return Ok(());
         }
         let nothing = Spent::default();

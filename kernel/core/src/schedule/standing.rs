@@ -201,6 +201,12 @@ impl fmt::Display for Full {
             Full::Day { .. } => f.write_str("day budget used up until 00:00 UTC"),
             Full::Promised => f.write_str("waits for what live runs leave of the day's budget"),
             Full::Job => f.write_str("its job's budget is used up"),
+            Full::Paused => {
+                f.write_str("paused after failures in a row (`factory status` says which)")
+            }
+            Full::Trying => {
+                f.write_str("waits until one run has tried again after failures in a row")
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{job, merge, tx::Tx};
 use crate::{
+    breaker::{Breaker, Part},
     engine::{self, Verdict},
     event::Refusal,
     exit::{self, ExitClass, MAX_LOSSES, Retry},
@@ -112,6 +113,7 @@ fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusa
     };
     let pushed = pushed_by(&run);
     let to = failed(tx, &run, job, (class, retry), &why, pushed)?;
+    judge(tx, &run, class, "");
     tx.end_run(run, class, "budget used up".to_owned());
     Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
 }
@@ -432,8 +434,31 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
             (class, "refused".to_owned(), to)
         }
     };
+    judge(tx, &run, class, &outcome);
     tx.end_run(run, class, outcome);
     Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
+}
+
+/// What the end of a code run says of the parts that others need as well.
+fn judge(tx: &mut Tx<'_>, run: &Run, class: ExitClass, outcome: &str) {
+    let blamed = Part::blamed(class, run.usage.last_status);
+    let now = tx.now.0;
+    let breakers = &mut tx.meta().breakers;
+    if class == ExitClass::Ok {
+        breakers.clear();
+    }
+    if run.usage.last_status == 200 {
+        breakers.remove(&Part::Provider);
+    }
+    if let Some(part) = blamed {
+        let status = match (part, run.usage.last_status) {
+            (Part::Provider, status) => format!(", status {status}"),
+            (Part::Agent, _) => String::new(),
+        };
+        let why = format!("{}: {class}, {outcome}{status}", run.id);
+        let next = Breaker::after(breakers.get(&part), run.id.job, why, now);
+        breakers.insert(part, next);
+    }
 }
 
 /// A code run whose engine failed, and what that leads to; what it pushed is kept.

@@ -53,6 +53,9 @@ pub fn step(state: &State, event: Event, now: Now) -> Result<Step, Refusal> {
             }
             note
         }
+        Event::ConfigLoaded { config, .. } if *config == state.config.config => {
+            return Err(Refusal::Stale("the configuration".to_owned()));
+        }
         Event::ConfigLoaded { commit, config } => {
             let from = commit
                 .as_ref()

@@ -182,9 +182,16 @@ pub(super) fn freeze(tx: &mut Tx<'_>, by: &str) -> Result<String, Refusal> {
 }
 
 pub(super) fn thaw(tx: &mut Tx<'_>, by: &str) -> Result<String, Refusal> {
-    match tx.meta().frozen.take() {
-        Some(_) => Ok(format!("factory: resumed by {by}")),
-        None => Err(Refusal::NotFrozen),
+    let meta = tx.meta();
+    let was_frozen = meta.frozen.take().is_some();
+    let was_paused = meta
+        .breakers
+        .values()
+        .any(|breaker| breaker.tries_at.is_some());
+    meta.breakers.clear();
+    match was_frozen || was_paused {
+        true => Ok(format!("factory: resumed by {by}")),
+        false => Err(Refusal::NotFrozen),
     }
 }
 

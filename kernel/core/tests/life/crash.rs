@@ -287,7 +287,9 @@ impl Kernel {
                             _ => false,
                         }
                 });
-                waits && !full && !given.contains(job)
+                let mut breakers = state.meta.breakers.values();
+                let paused = *purpose == Purpose::Code && breakers.any(|b| b.tries_at.is_some());
+                waits && !full && !paused && !given.contains(job)
             }
             Action::Spawn(run)
             | Action::Await(run)

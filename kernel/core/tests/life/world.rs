@@ -133,7 +133,7 @@ impl World {
                 pid: 1,
                 boot: "b".into(),
                 since: 0,
-                launcher: None,
+                start: None,
                 slots: None,
                 engine: None,
             },
