@@ -21,8 +21,8 @@ pub(super) fn granted(
 ) -> Result<String, Refusal> {
     let stale = || Refusal::Stale(format!("job {number}"));
     let mut job = tx.job(number).ok_or_else(stale)?;
-    if tx.slot_is_taken(slot) {
-        return Err(Refusal::Stale(format!("slot {slot}")));
+    if !tx.admits(&job, &purpose, slot) {
+        return Err(Refusal::Stale(format!("the turn of job {number}")));
     }
     job.not_before = None;
     let mut issue = tx.issue(number)?;
