@@ -41,8 +41,10 @@ pub enum Command {
     Run(Run),
     /// Start the factory and watch it work.
     Start(Start),
-    /// End the factory that runs here: after what runs has ended, or at once.
+    /// End the factory that runs here: after what runs has ended, or at once. Or stop all agents.
     Stop(Stop),
+    /// Let agents work again after `stop --all-agents`.
+    Resume,
     /// What goes on now, and what waits for you.
     Status(Json),
     /// What happened, step by step, newest last.
@@ -318,6 +320,10 @@ pub struct Stop {
     /// End the agents as well, within seconds; the next start goes on from what they have.
     #[arg(long)]
     pub now: bool,
+    /// Emergency stop: end every agent within seconds and begin nothing, also after a restart,
+    /// until `factory resume`. What they have is kept; the factory itself stays.
+    #[arg(long, conflicts_with = "now")]
+    pub all_agents: bool,
 }
 
 /// Options of `sync`.

@@ -3,9 +3,10 @@
 use crate::{
     clock,
     failure::{Class, Failure},
+    keys,
 };
 use factory_core::{
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, EngineKind},
     event::{Event, Refusal},
     ids::Oid,
     state::{State, StateError},
@@ -202,7 +203,7 @@ impl Factory {
     }
 
     /// `factory.yaml` as it would come into force for a target branch, with
-    /// the commit it comes from; `file` takes its place.
+    /// the commit it comes from, if any; `file` takes its place.
     pub fn wanted_config(
         &self,
         file: Option<&Path>,
@@ -215,8 +216,7 @@ impl Factory {
             }
             None => {
                 let tip = self.tip_of(target)?;
-                let config = read_config(&self.user, &tip)?;
-                Ok((Some(tip), config))
+                read_config(&self.user, &tip, &self.state.config.config.engine)
             }
         }
     }
@@ -234,12 +234,20 @@ impl Factory {
     }
 }
 
-/// `factory.yaml` of a commit; the defaults where it has none.
-pub fn read_config(user: &UserRepo, commit: &Oid) -> Result<Config, Failure> {
+/// `factory.yaml` of a commit, and that commit. Where it has none, the defaults, with the
+/// engine that there is a key for, or else the one that was in force before.
+pub fn read_config(
+    user: &UserRepo,
+    commit: &Oid,
+    before: &EngineKind,
+) -> Result<(Option<Oid>, Config), Failure> {
     let place = || format!("{} (commit {})", config::FILE, commit.short());
     match user.read_file(commit, config::FILE, CONFIG_LIMIT) {
-        Ok(None) => Ok(Config::default()),
-        Ok(Some(bytes)) => parse_config(&place(), &utf8(&place(), bytes)?),
+        Ok(None) => Ok((None, keys::unwritten(before, keys::is_set))),
+        Ok(Some(bytes)) => {
+            let config = parse_config(&place(), &utf8(&place(), bytes)?)?;
+            Ok((Some(commit.clone()), config))
+        }
         Err(RepoError::TooLarge { .. }) => Err(too_large(&place())),
         Err(error) => Err(error.into()),
     }

@@ -9,6 +9,7 @@ mod factory;
 mod failure;
 mod guess;
 pub mod kernel;
+mod keys;
 mod launcher;
 mod probe;
 mod retention;

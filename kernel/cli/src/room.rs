@@ -5,6 +5,7 @@ use crate::{clock, failure::Failure, kernel::agent_user};
 use bytes::Bytes;
 use factory_core::{
     brief::{self, Host},
+    budget::Spent,
     config::{Amounts, EngineKind, Limits},
     container::ContainerSpec,
     grant::{Grant, Role},
@@ -195,11 +196,13 @@ fn run_of(subject: &Subject<'_>, guest: Guest) -> Run {
         created: clock::now().0,
         requests: Amounts::default(),
         stop_ordered: false,
+        over_budget: false,
         inbox_seen: None,
         pushed: None,
         report: None,
         end: None,
         usage: UsageTotal::default(),
+        spent: Spent::default(),
     }
 }
 

@@ -272,7 +272,7 @@ pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Co
         out.push_str(&format!(
             "You are on branch `{branch}`. Commit your work and `git push`; then write {OUT_DIR}/report.json. You have {} of time{}.\n",
             run.limits.wall,
-            run.grant.models.as_ref().map(|m| format!(" and {} US dollars", crate::quantity::Milli(m.budget_milli_usd))).unwrap_or_default()
+            run.grant.models.as_ref().filter(|m| !m.budget.is_none()).map(|m| format!(" and {}", m.budget)).unwrap_or_default()
         ));
     }
     out

@@ -11,6 +11,7 @@ pub use image::{DEFAULT_BASE, Image};
 pub use models::{Models, Provider, Providers, Vendor};
 
 use crate::{
+    budget::{Limit, Prices, price_of},
     grant::{self, WireApi},
     quantity::{Bytes, Milli, Seconds},
 };
@@ -57,6 +58,9 @@ pub struct Config {
     pub capacity: Given,
     /// What work may cost.
     pub budget: Budget,
+    /// Prices of models, which go before those that ship.
+    #[serde(skip_serializing_if = "Prices::is_empty")]
+    pub prices: Prices,
     /// Work branches are `<prefix>/<issue>-<slug>`.
     pub branch_prefix: String,
 }
@@ -115,19 +119,17 @@ pub struct Limits {
 }
 
 /// What work may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// One run.
-    pub per_run: Cost,
-}
-
-/// An amount of money.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Cost {
-    /// US dollars.
-    pub usd: Milli,
+    pub per_run: Limit,
+    /// All runs of a job since it was approved.
+    #[serde(skip_serializing_if = "Limit::is_none")]
+    pub per_job: Limit,
+    /// All runs of a day, from midnight to midnight UTC.
+    #[serde(skip_serializing_if = "Limit::is_none")]
+    pub per_day: Limit,
 }
 
 impl Default for Config {
@@ -147,6 +149,7 @@ impl Default for Config {
             requests: Given::default(),
             capacity: Given::default(),
             budget: Budget::default(),
+            prices: Prices::new(),
             branch_prefix: "factory".to_owned(),
         }
     }
@@ -173,9 +176,27 @@ impl Default for Limits {
     }
 }
 
-impl Default for Cost {
+impl Default for Budget {
     fn default() -> Self {
-        Self { usd: Milli(5000) }
+        let usd = Some(Milli(5000));
+        Self {
+            per_run: Limit { usd, tokens: None },
+            per_job: Limit::default(),
+            per_day: Limit::default(),
+        }
+    }
+}
+
+impl Budget {
+    /// The first of its limits that is in money.
+    fn in_money(&self) -> Option<&'static str> {
+        let limits = [
+            ("per_run", &self.per_run),
+            ("per_job", &self.per_job),
+            ("per_day", &self.per_day),
+        ];
+        let mut limits = limits.into_iter();
+        limits.find_map(|(name, limit)| limit.usd.map(|_| name))
     }
 }
 
@@ -358,6 +379,23 @@ impl Config {
         if let Some((key, error)) = models::problem(&self.models, wanted) {
             return fail(&key, error.what, &error.help);
         }
+        // Where nobody wrote a budget, a model without a price is not held to ours.
+        if self.budget != Budget::default()
+            && let Some(limit) = self.budget.in_money()
+            && wanted.is_some()
+            && price_of(self.model(), &self.prices).is_none()
+        {
+            let model = self.model();
+            return fail(
+                "budget",
+                format!(
+                    "budget.{limit} is in dollars, and no price of the model `{model}` is known"
+                ),
+                &format!(
+                    "write its price for a million tokens: `prices: {{\"{model}\": {{input: 3, output: 15}}}}`, or a budget in tokens: `{limit}: {{tokens: 2000000}}`"
+                ),
+            );
+        }
         if let Some((key, what, help)) = self.image.flaw() {
             return fail(key, what, help);
         }
@@ -416,9 +454,23 @@ mod tests {
                 stall: Seconds(600)
             }
         );
-        assert_eq!(config.budget.per_run.usd, Milli(2500));
+        assert_eq!(config.budget.per_run.usd, Some(Milli(2500)));
         let text = serde_saphyr::to_string(&config).unwrap();
         assert_eq!(Config::parse(&text).unwrap(), config, "{text}");
+    }
+
+    #[test]
+    fn a_budget_in_tokens_needs_no_price() {
+        for text in [
+            "engine: codex\nmodel: house-model\n",
+            "engine: codex\nmodel: house-model\nbudget: {per_run: {tokens: 5}, per_day: {tokens: 50}}\n",
+            "engine: codex\nmodel: house-model\nprices: {house-model: {input: 1, output: 2.5}}\nbudget: {per_day: {usd: 5}}\n",
+            "engine: {command: [sh]}\nbudget: {per_day: {usd: 5}}\n",
+        ] {
+            let config = Config::parse(text).unwrap();
+            let again = serde_saphyr::to_string(&config).unwrap();
+            assert_eq!(Config::parse(&again).unwrap(), config, "{again}");
+        }
     }
 
     #[test]
@@ -509,6 +561,25 @@ mod tests {
                 "names both a base and a dockerfile",
                 "one of them",
             ),
+            (
+                "slots: 2\nbudget: {per_day: {usd: -5}}\n",
+                2,
+                "`-5` is not a positive number",
+                "for example `usd: 2.5`",
+            ),
+            (
+                "budget: {per_day: {tokens: -5}}\n",
+                1,
+                "",
+                "budget: {per_run",
+            ),
+            (
+                "engine: codex\nmodel: house-model\nbudget: {per_day: {usd: 5}}\n",
+                3,
+                "budget.per_run is in dollars, and no price of the model `house-model` is known",
+                "prices: {\"house-model\":",
+            ),
+            ("prices: {m: {input: 3}}\n", 1, "", ""),
             ("checks: [\n", 0, "", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

@@ -153,6 +153,8 @@ impl Event {
                 Command::Bump(_) => "bump",
                 Command::Retry(_) => "retry",
                 Command::Cancel(_) => "cancel-job",
+                Command::Freeze => "freeze",
+                Command::Thaw => "thaw",
             },
             Event::RunGranted { .. } => "grant",
             Event::RunRunning { .. } => "running",
@@ -163,6 +165,7 @@ impl Event {
                     InboxEntry::End(_) => (3, "end"),
                     InboxEntry::Report { .. } => (2, "report"),
                     InboxEntry::Checkpoint { .. } => (1, "checkpoint"),
+                    InboxEntry::OverBudget => (1, "over-budget"),
                     InboxEntry::Usage(_) => (0, "usage"),
                 };
                 let most = entries.iter().map(|(_, entry)| of(entry)).max();
@@ -235,6 +238,10 @@ pub enum Command {
     Retry(IssueNo),
     /// End a job; its issue waits at its gate again.
     Cancel(IssueNo),
+    /// Stop all agents, and begin nothing until [`Command::Thaw`].
+    Freeze,
+    /// Lift the emergency stop.
+    Thaw,
     /// Open the gate from pull request to merge.
     MergePr(PrNo),
     /// Close a pull request; its issue waits at the gate again.
@@ -353,6 +360,12 @@ pub enum Refusal {
         /// What keeps it from that, as the rest of a sentence.
         why: String,
     },
+    /// All agents are stopped already.
+    #[error("all agents are stopped already, by {0}")]
+    Frozen(String),
+    /// There is no emergency stop to lift.
+    #[error("nothing is stopped: there was no `factory stop --all-agents`")]
+    NotFrozen,
     /// A label cannot be put on or taken off.
     #[error("label `{label}` {why}")]
     Label {

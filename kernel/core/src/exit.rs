@@ -24,6 +24,8 @@ pub enum ExitClass {
     TimedOut,
     /// Its engine was silent for longer than `limits.stall`.
     Stalled,
+    /// It used up its budget.
+    OverBudget,
     /// Somebody ended its container, or the factory was stopped.
     Killed,
     /// Its container vanished or could not be made, or it ended without a word.
@@ -56,7 +58,10 @@ impl ExitClass {
     pub fn retry(self) -> Retry {
         match self {
             ExitClass::Ok => Retry::None,
-            ExitClass::EngineError | ExitClass::TimedOut | ExitClass::Stalled => Retry::Round,
+            ExitClass::EngineError
+            | ExitClass::TimedOut
+            | ExitClass::Stalled
+            | ExitClass::OverBudget => Retry::Round,
             ExitClass::Refused => Retry::Human,
             ExitClass::OutOfMemory => Retry::Doubled,
             ExitClass::Killed | ExitClass::Lost => Retry::Again,
@@ -82,6 +87,7 @@ impl ExitClass {
             ExitClass::OutOfMemory => "out of memory",
             ExitClass::TimedOut => "timed out",
             ExitClass::Stalled => "stalled",
+            ExitClass::OverBudget => "over budget",
             ExitClass::Killed => "killed",
             ExitClass::Lost => "lost",
         }

@@ -2,8 +2,11 @@
 //! committed before the run's container exists.
 
 use crate::{
+    budget::{Limit, Price, Prices, Spent, price_of},
     config::Vendor,
     ids::{Epoch, Oid, RunId},
+    inbox::Usage,
+    quantity::Milli,
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,11 +98,34 @@ pub struct ModelGrant {
     /// Providers of the same API that are asked, in this order, while that one is away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fallbacks: Vec<Provider>,
-    /// Budget in thousandths of a US dollar, passed on to engines that cap themselves.
-    pub budget_milli_usd: u64,
+    /// What the run may use; nothing is forwarded once it is reached.
+    pub budget: Limit,
+    /// The model that the run was given; others are priced like it where their price is not known.
+    pub model: String,
+    /// Prices that go before those that ship.
+    #[serde(default, skip_serializing_if = "Prices::is_empty")]
+    pub prices: Prices,
 }
 
 impl ModelGrant {
+    /// What a call used, by the price of the model that answered.
+    pub fn spent(&self, usage: &Usage) -> Spent {
+        Spent::of(usage, self.price_of(&usage.model).as_ref())
+    }
+
+    /// US dollars that an engine has to hold itself to, since the price of its model is not known here.
+    pub fn engines_own_cap(&self) -> Option<Milli> {
+        self.budget
+            .usd
+            .filter(|_| self.price_of(&self.model).is_none())
+    }
+
+    /// The price of a model, as far as it is known.
+    pub fn price_of(&self, model: &str) -> Option<Price> {
+        let own = || price_of(&self.model, &self.prices);
+        price_of(model, &self.prices).or_else(own)
+    }
+
     /// All providers in the order in which they are asked.
     pub fn providers(&self) -> Vec<Provider> {
         let first = Provider {

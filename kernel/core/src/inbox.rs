@@ -18,6 +18,8 @@ pub enum InboxEntry {
     },
     /// One call of a model.
     Usage(Usage),
+    /// The run's budget is used up: a call was not forwarded.
+    OverBudget,
     /// Work in progress was saved: a commit whose tree holds `work` (the work
     /// tree) and, where the engine has one, `session`; its parent is the run's
     /// HEAD at that moment.

@@ -6,6 +6,7 @@
 //! that [`plan::plan`] derives.
 
 pub mod brief;
+pub mod budget;
 pub mod change;
 pub mod config;
 pub mod container;

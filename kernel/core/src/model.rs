@@ -7,6 +7,7 @@ mod pr;
 pub use pr::{Checked, Pr, PrState};
 
 use crate::{
+    budget::{Spent, Today},
     config::{Amounts, Config, EngineKind, Limits},
     event::Now,
     exit::{ExitClass, LONGEST_BACKOFF},
@@ -46,9 +47,28 @@ pub struct Meta {
     /// What the factory was told that runs, or ran last: to end, and how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
+    /// The emergency stop: no run begins and none goes on until a person lifts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
+    /// What was used on the newest day on which anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub today: Option<Today>,
+    /// What was done so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<Done>,
     /// The machine whose state a shared remote takes; none while it was never synchronised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Machine>,
+}
+
+/// Jobs that came to a merge, and what they cost: what others will cost is guessed from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Done {
+    /// How many.
+    pub jobs: u64,
+    /// What their runs used.
+    pub spent: Spent,
 }
 
 /// One machine's factory, as the others know it.
@@ -60,6 +80,16 @@ pub struct Machine {
     /// Host name.
     pub host: String,
     /// Since when it is the one that goes on.
+    pub since: Seconds,
+}
+
+/// An emergency stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frozen {
+    /// Who ordered it.
+    pub by: String,
+    /// When.
     pub since: Seconds,
 }
 
@@ -219,6 +249,9 @@ pub struct Job {
     pub not_before: Option<Seconds>,
     /// Memory of the next runs, where the configured limit did not suffice.
     pub memory: Option<Bytes>,
+    /// What its runs used since the last approval.
+    #[serde(default, skip_serializing_if = "Spent::is_nothing")]
+    pub spent: Spent,
     /// What the next code run goes on from.
     pub resume: Option<Resume>,
     /// Tip of the work branch that a run pushed which did not come to its own
@@ -349,6 +382,9 @@ pub struct Run {
     /// The factory was told to stop at once while the run was open.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stop_ordered: bool,
+    /// Its budget is used up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over_budget: bool,
     /// When it was granted.
     pub created: Seconds,
     /// The newest inbox entry that was consumed.
@@ -361,6 +397,9 @@ pub struct Run {
     pub end: Option<RunEnd>,
     /// Sum over its model calls.
     pub usage: UsageTotal,
+    /// What they cost.
+    #[serde(default, skip_serializing_if = "Spent::is_nothing")]
+    pub spent: Spent,
 }
 
 /// Sum over the model calls of a run.

@@ -4,6 +4,7 @@
 //! done before, the next plan names what is still missing.
 
 use crate::{
+    budget::midnight_after,
     config::{Amounts, Gate},
     event::{Command, Event, Now},
     ids::{IssueNo, PrNo, RunId},
@@ -86,6 +87,9 @@ impl State {
             Stage::Queued | Stage::CheckDue { .. } => !self.queue.holds(job.issue),
             Stage::Coding { .. } | Stage::Publishing { .. } | Stage::Checking { .. } => false,
         };
+        if self.meta.frozen.is_some() {
+            return self.runs.is_empty() && self.effects.is_empty();
+        }
         self.runs.is_empty()
             && self.effects.is_empty()
             && self.jobs.values().all(waits)
@@ -113,7 +117,9 @@ impl State {
     pub fn wakes_at(&self, now: Now) -> Option<Seconds> {
         let merging = self.prs.values().filter(|pr| pr.state.is_merging());
         let merging = merging.filter_map(|pr| self.jobs.get(&pr.issue)?.rests_until(now));
-        merging.chain(self.queue.wakes_at(now)).min()
+        let tomorrow = self.day_is_used_up(now).then(|| midnight_after(now.0));
+        let waits = merging.chain(self.queue.wakes_at(now)).chain(tomorrow);
+        waits.min()
     }
 
     /// Issues that a person must look at.
@@ -153,6 +159,9 @@ pub fn plan(state: &State, observed: &Observed, now: Now) -> Vec<Action> {
     let mut actions = Vec::new();
     runs(state, observed, &mut actions);
     actions.extend(state.effects.keys().map(|key| Action::Perform(key.clone())));
+    if state.meta.frozen.is_some() {
+        return actions;
+    }
     merges(state, &mut actions);
     if !observed.draining {
         if !observed.merges_only {
@@ -169,6 +178,7 @@ pub fn plan(state: &State, observed: &Observed, now: Now) -> Vec<Action> {
 }
 
 fn runs(state: &State, observed: &Observed, actions: &mut Vec<Action>) {
+    let stopping = observed.stopping || state.meta.frozen.is_some();
     for run in state.runs.values() {
         let seen = observed.containers.get(&run.id).copied();
         match (&run.state, seen) {
@@ -185,7 +195,7 @@ fn runs(state: &State, observed: &Observed, actions: &mut Vec<Action>) {
                 }
             }
             // Nothing is begun any more: it never ran, and the next kernel grants another.
-            (RunState::Starting, None | Some(Seen::Created)) if observed.stopping => {
+            (RunState::Starting, None | Some(Seen::Created)) if stopping => {
                 actions.push(Action::Conclude(run.id, None));
             }
             (RunState::Starting, None | Some(Seen::Created)) => actions.push(Action::Spawn(run.id)),
@@ -195,7 +205,7 @@ fn runs(state: &State, observed: &Observed, actions: &mut Vec<Action>) {
             }
             (RunState::Running { .. }, Some(Seen::Running)) => {
                 actions.push(Action::Await(run.id));
-                if observed.stopping {
+                if stopping || run.over_budget {
                     actions.push(Action::Stop(run.id));
                 }
             }

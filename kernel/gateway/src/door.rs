@@ -6,6 +6,7 @@ use crate::{
     http::{self, Body},
     keys::Keys,
     models,
+    spending::Spending,
     stores::Stores,
 };
 use bytes::Bytes;
@@ -49,6 +50,7 @@ pub struct RunDoor {
     /// Providers whose account has nothing left to pay with, and what they said. The
     /// run does not ask them again.
     exhausted: Mutex<Vec<(Provider, String)>>,
+    pub(crate) spending: Arc<Spending>,
 }
 
 impl RunDoor {
@@ -72,8 +74,10 @@ impl RunDoor {
         let ended = entries
             .iter()
             .any(|(_, entry)| matches!(entry, InboxEntry::End(_)));
+        let spending = Arc::new(Spending::of(grant.models.as_ref(), &entries));
         let door = Self {
             run,
+            spending,
             grant: RwLock::new(Arc::new(grant)),
             stores,
             pushes: tokio::sync::Mutex::new(()),

@@ -28,6 +28,7 @@ pub(crate) fn around<T, E>(
     let kind = match entry {
         InboxEntry::Push { .. } => "push",
         InboxEntry::Usage(_) => "usage",
+        InboxEntry::OverBudget => "over-budget",
         InboxEntry::Checkpoint { .. } => "checkpoint",
         InboxEntry::Report { .. } => "report",
         InboxEntry::End(_) => "end",

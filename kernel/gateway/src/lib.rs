@@ -17,6 +17,7 @@ pub mod keys;
 mod listen;
 mod models;
 mod server;
+mod spending;
 mod sse;
 pub mod stores;
 mod transcript;

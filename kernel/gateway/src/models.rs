@@ -5,6 +5,7 @@ use crate::{
     api::{self, Kind, Meter, Trouble},
     door::RunDoor,
     http::{self, Body, BodyError},
+    spending::{self, Ticket},
     sse::{self, Splitter},
     upstream::{self, BadProvider, Outcome},
 };
@@ -111,8 +112,16 @@ pub(crate) async fn handle(
         return refused(api, OVER);
     }
     let model = api::requested_model(&body);
+    let most = spending::most_of(models, &model, &body);
+    let admitted = tokio::select! {
+        ticket = door.spending.admit(&models.budget, most) => ticket,
+        () = door.cut_calls.cancelled() => return refused(api, OVER),
+    };
+    let Some(ticket) = admitted else {
+        return over_budget(&door, models).await;
+    };
     let body = api::request(api, body);
-    let mut call = ModelCall::new(Arc::clone(&door), started, api, model);
+    let mut call = ModelCall::new(Arc::clone(&door), started, api, model, ticket);
     let answered = match ask(&mut call, models, &target, &head.headers, body).await {
         Ok(answered) => answered,
         Err(response) => return *response,
@@ -128,6 +137,23 @@ pub(crate) async fn handle(
             http::empty(StatusCode::BAD_GATEWAY)
         }
     }
+}
+
+/// The run may use nothing more. The kernel is told, and ends it with all that it has.
+async fn over_budget(door: &Arc<RunDoor>, models: &ModelGrant) -> Response<Body> {
+    if door.spending.is_news()
+        && let Err(error) = door.append(InboxEntry::OverBudget).await
+    {
+        let error = crate::error::chain(&error);
+        tracing::error!(run = %door.run(), error, "a used up budget was not recorded");
+        door.spending.untold();
+        return uncounted(models.api);
+    }
+    let what = format!(
+        "the budget of this run ({}) is used up; the factory keeps what is there and ends it",
+        models.budget
+    );
+    refused(models.api, &what)
 }
 
 /// Asks the run's providers in turn until one answers; before the first byte of
@@ -224,6 +250,8 @@ struct ModelCall {
     meter: Box<dyn Meter>,
     /// Who answers.
     provider: Option<Provider>,
+    /// Given back once the call is counted.
+    _ticket: Ticket,
 }
 
 /// Where the answer goes once its head is known.
@@ -241,8 +269,15 @@ enum Ended {
 }
 
 impl ModelCall {
-    fn new(door: Arc<RunDoor>, started: Instant, api: WireApi, model: String) -> Self {
+    fn new(
+        door: Arc<RunDoor>,
+        started: Instant,
+        api: WireApi,
+        model: String,
+        ticket: Ticket,
+    ) -> Self {
         Self {
+            _ticket: ticket,
             door,
             started,
             api,
@@ -267,8 +302,13 @@ impl ModelCall {
     async fn count(&self, status: StatusCode, cut: bool) -> bool {
         let usage = self.usage(status, cut);
         self.note(&usage);
+        let grant = self.door.grant();
+        let spent = grant.models.as_ref().map(|models| models.spent(&usage));
         match self.door.append(InboxEntry::Usage(usage)).await {
-            Ok(_) => true,
+            Ok(_) => {
+                self.door.spending.add(spent.unwrap_or_default());
+                true
+            }
             Err(error) => {
                 let error = crate::error::chain(&error);
                 tracing::error!(run = %self.door.run(), error, "a model call was not counted");

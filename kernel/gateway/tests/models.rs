@@ -7,7 +7,7 @@ use common::{
     DELTA, KEY, Lab, PING, Piece, Provider, Reply, START, STOP, bytes, collect, contracts, counted,
     files, quick, read_until, said, soon, whole,
 };
-use factory_core::inbox::Usage;
+use factory_core::inbox::{InboxEntry, Usage};
 use factory_gateway::Timing;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::Notify;
@@ -404,5 +404,55 @@ async fn two_calls_at_once_are_independent() {
         format!("{START}{DELTA}{STOP}")
     );
     assert_eq!(lab.usages().len(), 2);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_used_up_budget_lets_nothing_through_and_the_kernel_is_told_once() {
+    let gate = Arc::new(Notify::new());
+    let provider = Provider::new(vec![
+        whole(),
+        Reply::sse(vec![
+            bytes(START),
+            Piece::Gate(Arc::clone(&gate)),
+            bytes(format!("{DELTA}{STOP}")),
+        ]),
+    ])
+    .await;
+    let mut lab = Lab::new().await;
+    let mut grant = lab.grant("r1-1", &provider.base_url);
+    let used = said();
+    let one =
+        used.input_tokens + used.output_tokens + used.cache_read_tokens + used.cache_write_tokens;
+    // Two calls use it up; the second one alone may go beyond.
+    grant.models.as_mut().unwrap().budget.tokens = Some(one + 1);
+    lab.grants.lock().unwrap().push(grant);
+    lab.start(quick()).await;
+    let (mut first, mut second) = (lab.agent().await, lab.agent().await);
+    assert_eq!(first.whole_model().await.status, 200);
+    let held = first.model().await;
+    // Whoever comes beside it waits for what it uses.
+    let mut beside = Box::pin(second.whole_model());
+    assert!(futures_util::poll!(&mut beside).is_pending());
+    gate.notify_one();
+    assert_eq!(soon("the held one", collect(held)).await.status, 200);
+    let refused = soon("the one beside it", beside).await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+    assert!(refused.text().contains("is used up"), "{}", refused.text());
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
+    assert_eq!(lab.agent().await.whole_model().await.status, 403);
+    let told = |lab: &Lab| {
+        let entries = lab.inbox("r1-1");
+        let told = entries
+            .iter()
+            .filter(|entry| **entry == InboxEntry::OverBudget);
+        (told.count(), provider.asked().len(), lab.usages().len())
+    };
+    assert_eq!(told(&lab), (1, 2, 2));
+    // The next gateway knows it from the inbox.
+    lab.stop().await;
+    lab.start(quick()).await;
+    assert_eq!(lab.agent().await.whole_model().await.status, 403);
+    assert_eq!(told(&lab), (1, 2, 2));
     lab.stop().await;
 }

@@ -280,6 +280,7 @@ fn summary(run: RunId, entry: &InboxEntry) -> String {
                 u.status, u.output_tokens
             )
         }
+        InboxEntry::OverBudget => "the budget is used up".to_owned(),
         InboxEntry::Checkpoint { commit } => format!("checkpoint {}", commit.short()),
         InboxEntry::Report { json } => format!("report, {} bytes", json.len()),
         InboxEntry::End(end) => match &end.exit {

@@ -12,6 +12,7 @@ mod disk;
 mod documents;
 mod engine_restart;
 mod engines;
+mod freeze;
 mod gates;
 mod happy;
 mod kills;

@@ -44,11 +44,15 @@ const WAITS: (&str, &str) = ("FAILPOINTS", "gateway-waits=return(1500)");
 
 /// One approved issue for `engine`, whose model follows the steps after [`BEGINS`].
 fn lab(engine: &str, steps: &str) -> (Model, Lab) {
+    lab_with(engine, steps, "gates: {merge: auto}\n")
+}
+
+fn lab_with(engine: &str, steps: &str, rest: &str) -> (Model, Lab) {
     println!("== {engine}: {steps}");
     let model = Model::serve(scenario(steps));
     let mut lab = Lab::new();
     lab.env("TEST_API_KEY", "some-made-up-key");
-    let config = format!("{GREETED}gates: {{merge: auto}}\n");
+    let config = format!("{GREETED}{rest}");
     lab.write("factory.yaml", &Lab::engine_config(engine, &model, &config));
     lab.commit("Begin");
     lab.approved("Greet people", "");
@@ -194,4 +198,52 @@ fn codex_meets_an_account_without_credit() {
 fn mini_meets_an_account_without_credit() {
     is_refused("mini", "status: 402");
     is_refused("mini", "no_credit: true");
+}
+
+/// A run ends at its budget with all that it has, and another one goes on.
+fn goes_on_after_its_budget(engine: &str) {
+    let config = "gates: {merge: auto}\nbudget: {per_run: {tokens: 1}}\n";
+    let (_model, lab) = lab_with(engine, "      - text: Done.\n", config);
+    let ended = lab.start(&["--until-idle"], &[]).ended();
+    assert_merged(&lab, &ended, "ended, over budget", 2);
+    let plan = lab.ok(&["plan", "--json"]);
+    assert!(plan.contains("\"done\": 1"), "{plan}");
+}
+
+/// A job without money is a person's, and what was pushed is published.
+fn is_held_to_its_jobs_budget(engine: &str) {
+    let config = "gates: {merge: auto}\nbudget: {per_job: {tokens: 1}}\n";
+    let (model, lab) = lab_with(engine, "      - text: Done.\n", config);
+    let ended = lab.start(&["--until-idle"], &[]).ended();
+    assert_eq!(ended.code, 10, "{}", ended.text());
+    assert_eq!(
+        lab.git(&["show", "factory/1-greet-people:greeting.txt"]),
+        "hello"
+    );
+    let answers = |request: &factory_testkit::provider::Recorded| {
+        matches!(request.outcome, Outcome::Answer { .. })
+    };
+    assert_eq!(model.requests().iter().filter(|r| answers(r)).count(), 1);
+    let shown = lab.ok(&["run", "show", "r1-1"]);
+    assert!(shown.contains("ended, over budget"), "{shown}");
+    let story = comments(&lab);
+    assert!(story.contains("budget.per_job"), "{story}");
+    lab.assert_at_rest();
+}
+
+#[test]
+fn claude_is_held_to_its_budget() {
+    goes_on_after_its_budget("claude");
+    is_held_to_its_jobs_budget("claude");
+}
+
+#[test]
+fn codex_is_held_to_its_budget() {
+    goes_on_after_its_budget("codex");
+    is_held_to_its_jobs_budget("codex");
+}
+
+#[test]
+fn mini_is_held_to_its_budget() {
+    is_held_to_its_jobs_budget("mini");
 }

@@ -14,12 +14,13 @@ use crate::{
     factory::{Factory, check_prefix, read_config, target_of},
     failure::{Class, Failure, INTERRUPTED},
     kernel::{agent_user, blocking},
+    keys,
     probe::{self, Verdict},
     room::Subject,
     views,
 };
 use factory_core::{
-    config::{self, Config},
+    config::{self, Config, EngineKind},
     ids::Oid,
 };
 use factory_ledger::{
@@ -177,6 +178,8 @@ struct Repository {
     home: Option<String>,
     target: String,
     tip: Oid,
+    /// The engine that was in force last.
+    engine: EngineKind,
 }
 
 fn look_at_repository(cwd: &Path, report: &mut Report) -> Result<Repository, Line> {
@@ -212,7 +215,7 @@ fn look_at_repository(cwd: &Path, report: &mut Report) -> Result<Repository, Lin
     let user = UserRepo::open(places.common_dir());
     look_at_identity(&user, report);
     // Opening a factory that is not there would begin one, for the branch of this moment.
-    let (places, home, target) = match places.state_git().exists() {
+    let (places, home, target, engine) = match places.state_git().exists() {
         true => {
             ground::look_at_running(&places, report);
             let cwd = places.work_tree().unwrap_or(cwd);
@@ -221,11 +224,12 @@ fn look_at_repository(cwd: &Path, report: &mut Report) -> Result<Repository, Lin
                 factory.places,
                 Some(factory.home),
                 factory.state.meta.target,
+                factory.state.config.config.engine,
             )
         }
         false => {
             let target = target_of(&places).map_err(|e| Line::failed("target", e))?;
-            (places, None, target)
+            (places, None, target, EngineKind::default())
         }
     };
     let tip = user.tip(&target).map_err(|e| Line::failed("target", e))?;
@@ -242,6 +246,7 @@ fn look_at_repository(cwd: &Path, report: &mut Report) -> Result<Repository, Lin
         home,
         target,
         tip,
+        engine,
     })
 }
 
@@ -340,19 +345,18 @@ impl Repository {
             }
             Err(failure) => report.lines.push(Line::failed(config::FILE, failure)),
         }
-        let read = read_config(&self.user, &self.tip).and_then(|config| {
-            let file = self.user.read_file(&self.tip, config::FILE, u64::MAX)?;
-            Ok((config, file.is_some()))
-        });
-        match read {
-            Ok((config, written)) => {
-                match written {
-                    true => report.ok(config::FILE, format!("valid, of branch {}", self.target)),
-                    false => report.warn(
-                        config::FILE,
-                        format!("branch {} has none, so the defaults hold", self.target),
-                        "factory init",
-                    ),
+        match read_config(&self.user, &self.tip, &self.engine) {
+            Ok((commit, config)) => {
+                match commit {
+                    Some(_) => report.ok(config::FILE, format!("valid, of branch {}", self.target)),
+                    None => {
+                        let mut has =
+                            format!("branch {} has none, so the defaults hold", self.target);
+                        if let Some(note) = keys::engine_note(&config.engine) {
+                            has.push_str(&format!("; {note}"));
+                        }
+                        report.warn(config::FILE, has, "factory init");
+                    }
                 }
                 self.look_at_prefix(&config.branch_prefix, report);
                 config

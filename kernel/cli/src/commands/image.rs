@@ -13,7 +13,7 @@ use crate::{
     factory::{CONFIG_LIMIT, Factory, check_prefix},
     failure::{self, Class, Failure, INTERRUPTED},
     kernel::blocking,
-    launcher::KEY_NAMES,
+    keys,
     probe::{self, Verdict},
     room::Subject,
     views, wait,
@@ -21,7 +21,6 @@ use crate::{
 use bollard::Docker;
 use factory_core::{
     config::{self, Config},
-    engine::{ENGINES, Engine},
     ids::Oid,
 };
 use factory_ledger::{places::Places, user::UserRepo};
@@ -87,19 +86,24 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
         .as_deref()
         .unwrap_or(&factory.state.meta.target);
     let (commit, config) = factory.wanted_config(options.config.as_deref(), target)?;
-    if let Some(commit) = &commit
-        && let Some(note) = config_note(&factory.places, &factory.user, commit, target)?
-    {
-        eprintln!("note: {note}");
+    if options.config.is_none() {
+        let tip = factory.tip_of(target)?;
+        if let Some(note) = config_note(&factory.places, &factory.user, &tip, target)? {
+            eprintln!("note: {note}");
+        }
+        if commit.is_none()
+            && let Some(note) = keys::engine_note(&config.engine)
+        {
+            eprintln!("note: {note}");
+        }
     }
     // Settling a pull request makes no work branch.
     if !options.merges_only {
         check_prefix(&factory.user, &config.branch_prefix)?;
     }
-    let set = std::env::var(KEY_NAMES).unwrap_or_default();
     // Settling a pull request needs checks at most, and those call no model.
     if !options.merges_only {
-        check_key(&config, |name| set.split(',').any(|known| known == name))?;
+        keys::check(&config, keys::is_set)?;
     }
     let wanted = wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {
@@ -169,48 +173,6 @@ pub fn config_note(
             config::FILE
         ),
     }))
-}
-
-/// Whether a variable of this process holds a key.
-pub fn is_set(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|value| !value.is_empty())
-}
-
-/// Whether the keys that the engine's models need are set.
-pub fn check_key(config: &Config, is_set: impl Fn(&str) -> bool) -> Result<(), Failure> {
-    let Some((api, providers)) = config.providers() else {
-        return Ok(());
-    };
-    let missing = providers.iter().find(|provider| !is_set(&provider.key_env));
-    let Some(provider) = missing else {
-        return Ok(());
-    };
-    let name = &provider.key_env;
-    let mut help = format!(
-        "export {name}=…  (get a key from the provider of your models; \
-         `models.{}.key_env` in {} names another variable)",
-        api.vendor().as_str(),
-        config::FILE
-    );
-    // Who has the other key finds the way here, too.
-    let theirs = |engine: &&Engine| engine.api.vendor() != api.vendor();
-    let mut others = ENGINES.into_iter().filter(theirs);
-    if let Some(other) = others.find(|engine| is_set(engine.api.vendor().key_env())) {
-        help.push_str(&format!(
-            "\nor, as {} is set, write `engine: {}` into {} and commit it",
-            other.api.vendor().key_env(),
-            other.name,
-            config::FILE
-        ));
-    }
-    Err(Failure::new(
-        Class::Key,
-        format!(
-            "the model key is missing: {name} is not set, and {} wants one",
-            provider.base_url
-        ),
-    )
-    .help(help))
 }
 
 /// The image that a configuration asks for at a commit.

@@ -3,12 +3,13 @@
 use crate::{
     args::Init,
     commands::{
-        image::{build, interrupt, is_set, wanted},
+        image::{build, interrupt, wanted},
         processes::{log_to_stderr, on_this_thread},
     },
     factory::{Factory, branch_in_the_way, parse_config, target_of},
     failure::{Class, Failure, INTERRUPTED, RED},
     guess::{self, Guesses, Tree},
+    keys,
     room::Subject,
     trial::{self, Verdict},
     views,
@@ -83,7 +84,7 @@ pub fn run(cwd: &Path, options: Init) -> Result<ExitCode, Failure> {
         Some(tip) => guess_at(&user, &tip)?,
         None => Guesses::default(),
     };
-    let engine = engine_for_keys(is_set);
+    let engine = keys::engine(keys::is_set);
     let mut made = Made::new(top);
     let mut kept = Vec::new();
     let done = write_all(&mut made, &prefix, engine, &guesses, &mut kept)
@@ -213,12 +214,6 @@ fn free_prefix(user: &UserRepo) -> Result<String, Failure> {
         k += 1;
     }
     Ok(prefix)
-}
-
-/// The first engine whose models' key is set; none where no key is.
-fn engine_for_keys(is_set: impl Fn(&str) -> bool) -> Option<&'static Engine> {
-    let mut engines = ENGINES.into_iter();
-    engines.find(|engine| is_set(engine.api.vendor().key_env()))
 }
 
 fn write_all(

@@ -121,8 +121,8 @@ fn gate(factory: &Factory, awake: bool) -> Gate {
     }
     factory
         .target_tip()
-        .and_then(|tip| read_config(&factory.user, &tip))
-        .map_or(in_force, |config| config.gates.issues)
+        .and_then(|tip| read_config(&factory.user, &tip, &factory.state.config.config.engine))
+        .map_or(in_force, |(_, config)| config.gates.issues)
 }
 
 fn approve(factory: &mut Factory, number: IssueNo) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 mod demo;
 mod doctor;
+mod freeze;
 mod gc;
 mod image;
 mod init;
@@ -48,7 +49,9 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Run(command) => run::run(&look(cwd)?, command),
         Command::Status(json) => status::run(&look(cwd)?, json.json),
         Command::Log(options) => log::run(&look(cwd)?, options),
+        Command::Stop(options) if options.all_agents => freeze::run(&mut open(cwd)?),
         Command::Stop(options) => stop::run(&mut open(cwd)?, options),
+        Command::Resume => freeze::lift(&mut open(cwd)?),
         Command::State(command) => state::run(&cwd, command),
         Command::Sync(options) => sync::run(&cwd, &options),
         Command::Gc => gc::run(&mut open(cwd)?),

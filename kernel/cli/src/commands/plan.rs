@@ -8,7 +8,9 @@ use crate::{
     wait::{self, Running},
 };
 use factory_core::{
+    budget::{Limit, Spent},
     config::{Amounts, Slots},
+    model::{Job, Stage},
     plan::Observed,
     quantity::{Bytes, Milli},
     schedule,
@@ -26,6 +28,7 @@ struct PlanView {
     memory: Share<u64>,
     /// Thousandths of a processor core.
     milli_cpus: Share<u64>,
+    budget: BudgetView,
     /// Every open issue, what begins first before the rest.
     issues: Vec<StandingView>,
 }
@@ -35,6 +38,61 @@ struct Share<T> {
     used: T,
     /// Null where no factory has seen the container engine yet.
     total: Option<T>,
+}
+
+/// What models cost, and what they will.
+#[derive(Debug, Serialize)]
+struct BudgetView {
+    /// Of today, until midnight UTC.
+    today: Spent,
+    /// What may be used in a day; null for what is not limited.
+    per_day: Limit,
+    /// Approved issues without a pull request.
+    ahead: u64,
+    /// Done jobs that the forecast is made from.
+    done: u64,
+    /// What those ahead will probably use; null where none was done yet.
+    forecast: Option<Spent>,
+}
+
+impl BudgetView {
+    fn of(factory: &Factory) -> Self {
+        let state = &factory.state;
+        let waits = |job: &&Job| !matches!(job.stage, Stage::Proposed | Stage::NeedsHuman);
+        let ahead: Vec<&Job> = state.jobs.values().filter(waits).collect();
+        let done = state.meta.done.unwrap_or_default();
+        let each = |sum: u64| sum.checked_div(done.jobs).unwrap_or(0);
+        let (micro_usd, tokens) = (each(done.spent.micro_usd), each(done.spent.tokens));
+        // What a job under way has used already is behind it.
+        let left = |job: &&Job| Spent {
+            micro_usd: micro_usd.saturating_sub(job.spent.micro_usd),
+            tokens: tokens.saturating_sub(job.spent.tokens),
+        };
+        let sum = ahead.iter().map(left).fold(Spent::default(), Spent::plus);
+        Self {
+            today: state.spent_today(clock::now()),
+            per_day: state.config.config.budget.per_day,
+            ahead: ahead.len() as u64,
+            done: done.jobs,
+            forecast: (done.jobs > 0).then_some(sum),
+        }
+    }
+
+    fn show(&self) -> String {
+        let limit = match self.per_day.is_none() {
+            true => String::new(),
+            false => format!(" of {}", self.per_day),
+        };
+        let ahead = match (self.forecast, self.ahead) {
+            (_, 0) => String::new(),
+            (Some(sum), n) => format!(
+                "; the {n} ahead: probably {sum} (as the {} done before)",
+                self.done
+            ),
+            (None, n) => format!("; the {n} ahead: unknown, none was done yet"),
+        };
+        format!("models: {} today{limit}{ahead}\n", self.today)
+    }
 }
 
 /// Prints the plan.
@@ -97,6 +155,7 @@ fn view(factory: &Factory, running: Option<Running>) -> PlanView {
             used: runs().map(|asked| asked.cpus.0).sum(),
             total: known(capacity.cpus.0),
         },
+        budget: BudgetView::of(factory),
         issues,
     }
 }
@@ -112,6 +171,12 @@ fn show(view: &PlanView) -> String {
         Milli(view.milli_cpus.used),
         total(view.milli_cpus.total.map(|n| Milli(n).to_string())),
     );
+    if view.budget.today != Spent::default()
+        || view.budget.done > 0
+        || !view.budget.per_day.is_none()
+    {
+        out.push_str(&view.budget.show());
+    }
     if !view.running {
         out.push_str("The factory does not run; `factory start` begins what is first here.\n");
     }

@@ -207,6 +207,7 @@ fn merge(factory: &mut Factory, number: PrNo) -> Result<ExitCode, Failure> {
             "warning: nothing was checked yet; the merge is tested before the target moves",
         )?;
     }
+    must_not_be_frozen(factory)?;
     match &pr.state {
         // An earlier call opened the gate: this one stays with it.
         PrState::Queued { .. } | PrState::Testing { .. } | PrState::Advancing { .. } => {}
@@ -221,6 +222,7 @@ fn merge(factory: &mut Factory, number: PrNo) -> Result<ExitCode, Failure> {
             views::hint(&progress)?;
             told = progress;
         }
+        must_not_be_frozen(factory)?;
         if wait::next(factory)? == Next::NoKernel
             && let Some(code) = alone(factory, number)?
         {
@@ -228,6 +230,15 @@ fn merge(factory: &mut Factory, number: PrNo) -> Result<ExitCode, Failure> {
         }
     }
     outcome(factory, number)
+}
+
+fn must_not_be_frozen(factory: &Factory) -> Result<(), Failure> {
+    let Some(frozen) = &factory.state.meta.frozen else {
+        return Ok(());
+    };
+    let by = line(&frozen.by);
+    let what = format!("nothing is merged: all agents were stopped by {by}");
+    Err(Failure::new(Class::Refused, what).help("factory resume"))
 }
 
 /// Merges where no kernel runs: with one that settles open merges, then ends.

@@ -36,6 +36,8 @@ struct StatusView {
     kernel: Option<KernelView>,
     /// The machine that goes on with this factory, and since when; null where this one does.
     taken_over: Option<String>,
+    /// Who stopped all agents, and since when; null where nobody did.
+    frozen: Option<String>,
     /// Branch that work starts from and merges into.
     target: String,
     /// Rises with every kernel start.
@@ -165,6 +167,11 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
         taken_over: taken
             .as_ref()
             .map(|taken| format!("{} since {}", line(&taken.by.host), stamp(taken.by.since))),
+        frozen: state
+            .meta
+            .frozen
+            .as_ref()
+            .map(|frozen| format!("{} since {}", line(&frozen.by), stamp(frozen.since))),
         target: state.meta.target.clone(),
         epoch: state.meta.epoch.0,
         slots: SlotsView {
@@ -350,6 +357,11 @@ fn show(view: &StatusView) -> String {
     if let Some(by) = &view.taken_over {
         out.push_str(&format!(
             "another machine goes on with this factory: {by} (`factory sync` says more)\n"
+        ));
+    }
+    if let Some(by) = &view.frozen {
+        out.push_str(&format!(
+            "all agents were stopped by {by}; `factory resume` lets them work again\n"
         ));
     }
     let total = view

@@ -1,6 +1,7 @@
 //! The kernel: one loop that owns the state. Events only wake it; what to do is
 //! planned from the state and from what is observed.
 
+mod config;
 mod merge;
 mod observe;
 mod pack;
@@ -13,6 +14,7 @@ mod tools;
 
 pub use retire::retire;
 pub use server::{PATH_CHANGES, PATH_DRAIN, PATH_HELD_UP, PATH_STOP};
+pub use spawn::STOP_GRACE;
 pub use tools::{ImageOf, Tools, agent_user, blocking, host_and_boot};
 
 use crate::{
@@ -44,6 +46,10 @@ const SAFETY_RECONCILE: Duration = Duration::from_secs(300);
 const SPAWN: &str = "spawn ";
 const PERFORM: &str = "perform ";
 const MERGE: &str = "merge ";
+/// Name of looking at the configuration of the target.
+const CONFIG: &str = "config";
+/// Name of what is wrong with it.
+const CONFIG_KEPT: &str = "configuration";
 
 /// What the kernel is told on its command line.
 #[derive(Debug, Clone, Default)]
@@ -67,13 +73,15 @@ struct Outcome {
     events: Vec<Event>,
     /// Containers changed.
     containers: bool,
+    /// Where `factory.yaml` was looked at: what is wrong with it, if anything.
+    config: Option<Result<(), Failure>>,
 }
 
 impl From<Event> for Outcome {
     fn from(event: Event) -> Self {
         Self {
             events: vec![event],
-            containers: false,
+            ..Self::default()
         }
     }
 }
@@ -84,6 +92,8 @@ struct Kernel<R> {
     options: Options,
     observed: Observed,
     containers_stale: bool,
+    /// The target may have another `factory.yaml`.
+    config_stale: bool,
     tasks: JoinSet<Done>,
     busy: BTreeSet<String>,
     rests: Rests,
@@ -174,6 +184,7 @@ pub async fn run<R: Runtime>(
         tools,
         options,
         containers_stale: true,
+        config_stale: false,
         tasks: JoinSet::new(),
         busy: BTreeSet::new(),
         rests,
@@ -246,7 +257,10 @@ pub async fn run<R: Runtime>(
             () = rested => {}
             () = kernel.packer.next() => {}
             () = waited => {}
-            _ = reconcile.tick() => kernel.containers_stale = true,
+            _ = reconcile.tick() => {
+                kernel.containers_stale = true;
+                kernel.config_stale = true;
+            }
             () = signals.next() => {
                 if kernel.observed.draining {
                     kernel.stop();
@@ -319,7 +333,8 @@ impl<R: Runtime> Kernel<R> {
                     }
                 }
             }
-            self.factory.reload()?;
+            // A person who orders something may have changed the configuration before.
+            self.config_stale |= self.factory.reload()?;
             if let Some(taken) = self.factory.store.taken_over()? {
                 return Err(failure::taken_over(&taken));
             }
@@ -333,9 +348,14 @@ impl<R: Runtime> Kernel<R> {
             }
             self.changed.send_replace(self.factory.head.to_string());
             self.screen.status(&self.factory.state, &self.observed);
-            if !again {
-                return Ok(());
+            if again {
+                continue;
             }
+            if std::mem::take(&mut self.config_stale) && self.tools.follow_target {
+                let look = config::look(Arc::clone(&self.tools), &self.factory.state);
+                self.spawn(CONFIG.to_owned(), look);
+            }
+            return Ok(());
         }
     }
 
@@ -372,6 +392,7 @@ impl<R: Runtime> Kernel<R> {
             let decides = |entry: &InboxEntry| match entry {
                 InboxEntry::Usage(_) => false,
                 InboxEntry::Push { .. }
+                | InboxEntry::OverBudget
                 | InboxEntry::Checkpoint { .. }
                 | InboxEntry::Report { .. }
                 | InboxEntry::End(_) => true,
@@ -424,8 +445,13 @@ impl<R: Runtime> Kernel<R> {
             }
             Action::Merge(pr) => merge::merge(tools, state, pr),
         };
-        self.busy.insert(key.clone());
-        self.tasks.spawn(async move { (key, work.await) });
+        self.spawn(key, work);
+    }
+
+    fn spawn(&mut self, key: String, work: tools::Work) {
+        if self.busy.insert(key.clone()) {
+            self.tasks.spawn(async move { (key, work.await) });
+        }
     }
 
     async fn took(&mut self, (key, result): Done) -> Result<(), Failure> {
@@ -433,6 +459,11 @@ impl<R: Runtime> Kernel<R> {
         let failure = match result {
             Ok(outcome) => {
                 self.containers_stale |= outcome.containers;
+                match outcome.config {
+                    Some(Ok(())) => self.goes_again(CONFIG_KEPT),
+                    Some(Err(problem)) => self.keep_config(&problem),
+                    None => {}
+                }
                 match self.journal_all(outcome.events) {
                     Ok(()) => {
                         self.rests.done(&key);
@@ -473,6 +504,15 @@ impl<R: Runtime> Kernel<R> {
 
     fn rest(&mut self, key: &str, failure: &Failure) {
         if let Some(line) = self.rests.put(key, failure) {
+            self.screen.note(clock::now(), &line);
+        }
+    }
+
+    /// Says why another configuration is not taken up.
+    fn keep_config(&mut self, problem: &Failure) {
+        if self.rests.note(CONFIG_KEPT, problem) {
+            let what = problem.chain();
+            let line = format!("{CONFIG_KEPT}: the one before stays in force: {what}");
             self.screen.note(clock::now(), &line);
         }
     }
@@ -529,14 +569,19 @@ impl<R: Runtime> Kernel<R> {
         if self.observed.draining && state.runs.is_empty() && state.effects.keys().all(rests) {
             return Some(0);
         }
+        let frozen = state.meta.frozen.is_some();
         if self.options.merges_only {
             let quiet = state.runs.is_empty() && state.effects.is_empty();
-            return (quiet && !state.is_merging()).then_some(0);
+            return (quiet && (frozen || !state.is_merging())).then_some(0);
         }
         if self.options.until_idle && state.is_idle() {
             let stuck = state.needing_human().next().is_some();
             let refused = state.prs.values().any(|pr| pr.note.is_some());
-            return Some(if stuck || refused { NEEDS_HUMAN } else { 0 });
+            return Some(if stuck || refused || frozen {
+                NEEDS_HUMAN
+            } else {
+                0
+            });
         }
         None
     }

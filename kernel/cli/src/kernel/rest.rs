@@ -111,6 +111,25 @@ impl Rests {
         (!said && !named).then_some(line)
     }
 
+    /// Shows what is wrong although nothing waits for it. Tells whether that is new.
+    pub(super) fn note(&mut self, key: &str, failure: &Failure) -> bool {
+        let mut why = failure.chain();
+        if let Some(next) = failure.next_step() {
+            why.push_str(&format!(" ({next})"));
+        }
+        let is_new = self.resting.get(key).is_none_or(|rest| rest.why != why);
+        let rest = Rest {
+            until: Instant::now(),
+            wait: Duration::ZERO,
+            own: 0,
+            class: failure.class(),
+            why,
+        };
+        self.resting.insert(key.to_owned(), rest);
+        self.show();
+        is_new
+    }
+
     /// `key` succeeded. Tells whether it had failed before. With the engine back,
     /// all that needed it is tried at once.
     pub(super) fn done(&mut self, key: &str) -> bool {

@@ -37,10 +37,10 @@ impl Screen {
             .filter(|run| run.grant.role == Role::Code)
             .count();
         let checks = state.runs.len() - workers;
-        let kernel = if observed.draining {
-            "draining"
-        } else {
-            "running"
+        let kernel = match (observed.draining, &state.meta.frozen) {
+            (true, _) => "draining",
+            (false, Some(_)) => "frozen (`factory resume` goes on)",
+            (false, None) => "running",
         };
         let checks = if checks > 0 {
             format!("  checks:{checks}")

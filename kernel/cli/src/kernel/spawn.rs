@@ -2,12 +2,10 @@
 
 use super::{
     Outcome,
+    config::Looked,
     tools::{Repos, Tools, Work, blocking, epoch},
 };
-use crate::{
-    factory::read_config,
-    failure::{Class, Failure},
-};
+use crate::failure::{Class, Failure};
 use factory_core::{
     brief::{self, INTENT_CHANGES_LIMIT, INTENT_DIRS},
     engine,
@@ -29,7 +27,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 /// Most bytes of the intent layer that are handed to agents.
 const INTENT_LIMIT: u64 = 4 << 20;
 /// Seconds that an agent has to push what it has when the factory stops at once.
-const STOP_GRACE: u32 = 20;
+pub const STOP_GRACE: u32 = 20;
 
 /// Looks up what a run needs and grants it; a changed `factory.yaml` comes into force first.
 pub fn grant<R: Runtime>(
@@ -54,6 +52,7 @@ pub fn grant<R: Runtime>(
         _ => None,
     };
     let in_force = state.config.config.clone();
+    let before = in_force.clone();
     let resume = state
         .jobs
         .get(&job)
@@ -68,7 +67,7 @@ pub fn grant<R: Runtime>(
                     repos.base.fetch_target(&repos.user, &target)
                 })?;
                 let config = match follow_target {
-                    true => Some(read_config(&repos.user, &tip)?),
+                    true => Some(Looked::at(&repos.user, &tip, &before)?),
                     false => None,
                 };
                 Ok(match fixed {
@@ -81,13 +80,12 @@ pub fn grant<R: Runtime>(
                 })
             })
             .await?;
-        if let Some(config) = config.filter(|config| *config != in_force) {
-            return Ok(Event::ConfigLoaded {
-                commit: Some(tip),
-                config: Box::new(config),
-            }
-            .into());
-        }
+        let config = match config {
+            Some(another @ Looked::Another(_)) => return Ok(another.into()),
+            Some(Looked::Same) => Some(Ok(())),
+            Some(Looked::Wrong(failure)) => Some(Err(failure)),
+            None => None,
+        };
         let image = (tools.image_of)(in_force, tip.clone()).await?;
         let fresh_session = match &resume {
             Some(resume) => {
@@ -114,13 +112,16 @@ pub fn grant<R: Runtime>(
             intent: tip,
             image,
         };
-        Ok(Event::RunGranted {
+        let granted = Event::RunGranted {
             job,
             purpose,
             slot,
             facts,
-        }
-        .into())
+        };
+        Ok(Outcome {
+            config,
+            ..granted.into()
+        })
     })
 }
 
@@ -219,6 +220,7 @@ async fn start_container<R: Runtime>(
             Ok(Outcome {
                 events: vec![Event::SpawnFailed { run: id, why }],
                 containers: true,
+                ..Outcome::default()
             })
         }
         error => Err(Failure::from(error)),
@@ -239,6 +241,7 @@ async fn start_container<R: Runtime>(
             return Ok(Outcome {
                 events: Vec::new(),
                 containers: true,
+                ..Outcome::default()
             });
         }
         Err(error) => return gave_up(error),
@@ -247,6 +250,7 @@ async fn start_container<R: Runtime>(
     Ok(Outcome {
         events: vec![Event::RunRunning { run: id }],
         containers: true,
+        ..Outcome::default()
     })
 }
 
@@ -344,6 +348,7 @@ pub fn wait<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work 
                 Ok(Outcome {
                     events: Vec::new(),
                     containers: true,
+                    ..Outcome::default()
                 })
             }
             Err(error) => Err(error.into()),
@@ -366,6 +371,7 @@ pub fn stop<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work 
         Ok(Outcome {
             events: Vec::new(),
             containers: true,
+            ..Outcome::default()
         })
     })
 }
@@ -392,6 +398,7 @@ pub fn kill<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work 
         Ok(Outcome {
             events: Vec::new(),
             containers: true,
+            ..Outcome::default()
         })
     })
 }
@@ -405,6 +412,7 @@ pub fn remove_stray<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) 
         Ok(Outcome {
             events: Vec::new(),
             containers: true,
+            ..Outcome::default()
         })
     })
 }
@@ -443,6 +451,7 @@ pub fn collect<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Wo
         Ok(Outcome {
             events: vec![Event::RunCollected { run: id }],
             containers: true,
+            ..Outcome::default()
         })
     })
 }

@@ -6,7 +6,10 @@
 
 mod environment;
 
-use crate::failure::{Class, Failure, INTERRUPTED};
+use crate::{
+    failure::{Class, Failure, INTERRUPTED},
+    keys,
+};
 use environment::Keyrings;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::{
@@ -21,8 +24,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Variable that names the model keys that are set, separated by commas.
-pub const KEY_NAMES: &str = "FACTORY_KEY_NAMES";
 /// A child that dies again within this time is restarted more slowly.
 const STABLE: Duration = Duration::from_secs(60);
 /// Longest wait before a restart.
@@ -36,12 +37,13 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
     // Remote, image and door probe first: they need the user's way to the network, and nobody after them does.
     // It is told which keys there are, not what they are.
     let names: Vec<&str> = rings.model_keys.keys().map(String::as_str).collect();
+    let names = names.join(",");
     let prepared = command(
         "prepare",
         passed_on,
         &[&rings.plain, &rings.network, &rings.others],
     )
-    .env(KEY_NAMES, names.join(","))
+    .env(keys::NAMES, &names)
     .spawn()?;
     let prepared = attend(&mut Kept::new(prepared), &mut signals)?;
     if !prepared.success() {
@@ -49,6 +51,7 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
     }
     let start_kernel = || {
         command("kernel", passed_on, &[&rings.plain])
+            .env(keys::NAMES, &names)
             .process_group(0)
             .spawn()
     };

@@ -3,6 +3,7 @@
 use super::{count, line, section, span, stamp};
 use crate::clock;
 use factory_core::{
+    budget::Spent,
     event::Now,
     exit::ExitClass,
     inbox::EngineExit,
@@ -81,6 +82,8 @@ pub struct UsageView {
     pub input_tokens: u64,
     /// Output tokens.
     pub output_tokens: u64,
+    /// Millionths of a US dollar, by the price table; 0 where the price is not known.
+    pub micro_usd: u64,
 }
 
 impl UsageView {
@@ -90,13 +93,22 @@ impl UsageView {
             calls: sum.calls + run.usage.calls,
             input_tokens: sum.input_tokens + run.usage.input_tokens,
             output_tokens: sum.output_tokens + run.usage.output_tokens,
+            micro_usd: sum.micro_usd.saturating_add(run.spent.micro_usd),
         })
     }
 
     /// For people.
     pub fn show(&self) -> String {
+        let spent = Spent {
+            micro_usd: self.micro_usd,
+            tokens: 0,
+        };
+        let cost = match self.micro_usd {
+            0 => String::new(),
+            _ => format!(", about {spent}"),
+        };
         format!(
-            "{}, {} in, {} out",
+            "{}, {} in, {} out{cost}",
             count(self.calls, "model call"),
             count(self.input_tokens, "token"),
             count(self.output_tokens, "token"),

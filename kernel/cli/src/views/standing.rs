@@ -16,9 +16,9 @@ pub struct StandingView {
     pub priority: &'static str,
     /// `starts`, `runs`, `under-way` or `waits`.
     pub standing: &'static str,
-    /// Why it waits, as one word: `slot`, `memory`, `cpus`, `starts`, `approval`,
-    /// `rejected`, `opens`, `merge`, `human`, `held`, `depends`, `given-up`, `rests` or
-    /// `draining`.
+    /// Why it waits, as one word: `slot`, `memory`, `cpus`, `starts`, `day-budget`,
+    /// `job-budget`, `approval`, `rejected`, `opens`, `merge`, `human`, `held`, `depends`, `given-up`, `rests`,
+    /// `draining` or `frozen`.
     pub reason: Option<&'static str>,
     /// The same for people.
     pub text: String,
@@ -92,11 +92,14 @@ fn reason(wait: &Wait) -> &'static str {
             Full::Memory { .. } => "memory",
             Full::Cpus { .. } => "cpus",
             Full::Starts { .. } => "starts",
+            Full::Day { .. } | Full::Promised => "day-budget",
+            Full::Job => "job-budget",
         },
         Wait::Approval => "approval",
         Wait::Rejected => "rejected",
         Wait::Opens => "opens",
         Wait::Draining => "draining",
+        Wait::Frozen { .. } => "frozen",
         Wait::Merge { .. } => "merge",
         Wait::Human => "human",
         Wait::Held { .. } => "held",

@@ -198,14 +198,15 @@ fn the_engine_is_the_one_whose_key_is_set() {
         assert!(!text.contains("not-a-key"));
         if written.is_some() {
             assert!(text.contains("\n#model: gpt-5.5\n"), "{text}");
-            // Until it is committed, who starts is led there.
+            // Also before it is committed; what is looked for next is the container engine.
+            let note = "the engine is codex, as OPENAI_API_KEY is set";
             let start = lab.factory(&dir, &["start"], &[OPENAI, NO_DOCKER]);
-            let parts = [
-                "factory.yaml is not in force",
-                "ANTHROPIC_API_KEY is not set",
-                "as OPENAI_API_KEY is set, write `engine: codex` into factory.yaml and commit it",
-            ];
-            assert_bad(&start, 8, &parts, "not committed");
+            let parts = ["factory.yaml is not in force", note];
+            assert_bad(&start, 6, &parts, "not committed");
+            let doctor = lab.factory(&dir, &["doctor"], &[OPENAI, NO_DOCKER]);
+            assert!(doctor.out.contains(note), "{}", doctor.out);
+            let start = lab.factory(&dir, &["start"], &[NO_DOCKER]);
+            assert_bad(&start, 8, &["ANTHROPIC_API_KEY is not set"], "no key");
             lab.git(&dir, &["commit", "--quiet", "-m", "Add factory"]);
             let doctor = lab.factory(&dir, &["doctor"], &[OPENAI, NO_DOCKER]);
             let said = "ok       model key     OPENAI_API_KEY is set";

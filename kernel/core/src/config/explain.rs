@@ -206,7 +206,10 @@ fn shape(key: &str) -> Option<&'static str> {
         "cpus" => "a number, for example `cpus: 1.5`",
         "pids" => "a number from 16 to 4194304",
         "wall" | "stall" => "a length of time, for example `90s`, `45m` or `2h`",
-        "budget" | "per_run" => "for example `budget: {per_run: {usd: 5}}`",
+        "budget" | "per_run" | "per_job" | "per_day" => {
+            "for example `budget: {per_run: {usd: 5}, per_day: {tokens: 20000000}}`"
+        }
+        "prices" => "for example `prices: {my-model: {input: 3, output: 15}}`",
         "usd" => "a number, for example `usd: 2.5`",
         "branch_prefix" => "the beginning of a branch's name, for example `branch_prefix: factory`",
         _ => return None,

@@ -5,7 +5,6 @@ use crate::{
     grant::WireApi,
     inbox::RunEnd,
     model::Run,
-    quantity::Milli,
     wire::{DOOR_PORT, EngineLaunch, RUN_DIR, STATE_DIR},
 };
 use serde::Deserialize;
@@ -36,9 +35,10 @@ pub(super) static ENGINE: Engine = Engine {
 
 fn launch(run: &Run, _system: &str) -> EngineLaunch {
     let session = run.session.as_str();
-    let budget = run.grant.models.as_ref().map_or(0, |m| m.budget_milli_usd);
+    let cap = run.grant.models.as_ref().and_then(|m| m.engines_own_cap());
+    let cap = cap.map(|usd| ["--max-budget-usd".to_owned(), usd.to_string()]);
     let common = |first: [&str; 2]| -> Vec<String> {
-        [
+        let words = [
             "claude",
             "-p",
             "--output-format",
@@ -62,11 +62,12 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
             r#"{"attribution":{"commit":"","pr":""}}"#,
             "--max-turns",
             &MAX_TURNS.to_string(),
-            "--max-budget-usd",
-            &Milli(budget).to_string(),
         ]
-        .map(str::to_owned)
-        .to_vec()
+        .map(str::to_owned);
+        words
+            .into_iter()
+            .chain(cap.iter().flatten().cloned())
+            .collect()
     };
     let home = format!("{STATE_DIR}/claude");
     let env = [

@@ -44,14 +44,16 @@ pub(super) static ENGINE: Engine = Engine {
 fn launch(run: &Run, _system: &str) -> EngineLaunch {
     let home = format!("{STATE_DIR}/mini");
     let driver = format!("{home}/drive.py");
-    let budget = run.grant.models.as_ref().map_or(0, |m| m.budget_milli_usd);
+    // Without a limit in money there is none for it: 0.
+    let cap = run.grant.models.as_ref().and_then(|m| m.engines_own_cap());
+    let cap = cap.map_or(0, |usd| usd.0);
     let settings = json!({
         "system_file": format!("{RUN_DIR}/system.md"),
         "model": format!("openai/{}", run.model),
         "api_base": format!("http://127.0.0.1:{DOOR_PORT}/v1"),
         "command_seconds": COMMAND_SECONDS,
         "step_limit": MAX_STEPS,
-        "cost_limit": budget as f64 / 1000.0,
+        "cost_limit": cap as f64 / 1000.0,
     });
     let env = [
         ("MSWEA_CONFIGURED", "true"),

@@ -4,6 +4,7 @@
 use super::Room;
 use crate::{
     config::Amounts,
+    event::Now,
     ids::{IssueNo, RunId},
     model::{Job, Purpose},
     plan::Observed,
@@ -20,7 +21,7 @@ impl State {
     }
 
     /// True where the job's next run may begin in this slot, as things are now.
-    pub(crate) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32) -> bool {
+    pub(crate) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32, now: Now) -> bool {
         let waits = match purpose {
             Purpose::Code | Purpose::Check => self.queue.holds(job.issue),
             // A merge that is made goes on: others wait behind it.
@@ -36,11 +37,8 @@ impl State {
             slots: kernel.and_then(|kernel| kernel.slots),
             ..Observed::default()
         };
-        let mut room = Room::of(self, &observed);
+        let mut room = Room::of(self, &observed, now);
         let is_free = room.free.contains(&slot);
-        waits
-            && is_free
-            && !self.has_open_run(job.issue)
-            && room.take(&self.requests_of(job)).is_ok()
+        waits && is_free && !self.has_open_run(job.issue) && room.take(self, job, purpose).is_ok()
     }
 }

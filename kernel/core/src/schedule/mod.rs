@@ -6,6 +6,7 @@
 mod admit;
 mod dependency;
 mod priority;
+mod purse;
 mod queue;
 mod standing;
 
@@ -18,11 +19,12 @@ use crate::{
     config::{Amounts, Slots},
     event::Now,
     ids::IssueNo,
-    model::{Job, PrState, Purpose, RunState, Stage},
+    model::{Job, PrState, Purpose, RunState, Seconds, Stage},
     plan::Observed,
     quantity::{Bytes, Milli},
     state::State,
 };
+use purse::Purse;
 use std::collections::BTreeSet;
 
 /// Containers that may be on their way to running at once, for each core: starting is
@@ -52,6 +54,7 @@ pub(crate) struct Room {
     left: Amounts,
     starts_left: u64,
     starts: u64,
+    purse: Purse,
 }
 
 /// Why a run has no room now.
@@ -77,6 +80,15 @@ pub enum Full {
         /// How many may.
         limit: u64,
     },
+    /// The day's budget is used up.
+    Day {
+        /// Until when; midnight UTC.
+        until: Seconds,
+    },
+    /// All that is left of the day's budget may still be used by runs that live.
+    Promised,
+    /// The job's budget is used up.
+    Job,
 }
 
 impl State {
@@ -114,7 +126,7 @@ impl State {
 const MOST_SLOTS: u64 = 1000;
 
 impl Room {
-    pub(crate) fn of(state: &State, observed: &Observed) -> Self {
+    pub(crate) fn of(state: &State, observed: &Observed, now: Now) -> Self {
         let slots = state.slots(observed);
         let mut free: BTreeSet<u32> = (0..slots).collect();
         let capacity = state.config.config.capacity(&observed.engine);
@@ -140,11 +152,18 @@ impl Room {
             left,
             starts_left,
             starts,
+            purse: Purse::of(state, now),
         }
     }
 
-    /// Takes a slot and what is asked for, or says what is lacking.
-    pub(crate) fn take(&mut self, asked: &Amounts) -> Result<u32, Full> {
+    /// Takes a slot and what a run asks for, or says what is lacking.
+    pub(crate) fn take(
+        &mut self,
+        state: &State,
+        job: &Job,
+        purpose: &Purpose,
+    ) -> Result<u32, Full> {
+        let asked = state.requests_of(job);
         let free = self.free.first().filter(|_| self.slots_left > 0);
         let Some(slot) = free.copied() else {
             return Err(Full::Slots { slots: self.slots });
@@ -163,6 +182,7 @@ impl Room {
                 return Err(Full::Cpus { missing: Milli(n) });
             }
         }
+        self.purse.take(state, job, purpose)?;
         self.free.remove(&slot);
         self.slots_left -= 1;
         self.starts_left -= 1;
@@ -202,14 +222,22 @@ pub(crate) fn in_line(
 /// What is to begin now. Strictly in line: what does not fit holds up those behind
 /// it, so that nobody small overtakes somebody large for ever.
 pub fn decide(state: &State, observed: &Observed, now: Now) -> Vec<Start> {
-    let mut room = Room::of(state, observed);
+    if state.meta.frozen.is_some() {
+        return Vec::new();
+    }
+    let mut room = Room::of(state, observed, now);
     let mut starts = Vec::new();
-    for (job, purpose) in in_line(state, observed, now) {
-        let Some(asked) = state.jobs.get(&job).map(|job| state.requests_of(job)) else {
+    for (number, purpose) in in_line(state, observed, now) {
+        let Some(job) = state.jobs.get(&number) else {
             continue;
         };
-        match room.take(&asked) {
-            Ok(slot) => starts.push(Start { job, purpose, slot }),
+        match room.take(state, job, &purpose) {
+            Ok(slot) => starts.push(Start {
+                job: number,
+                purpose,
+                slot,
+            }),
+            Err(Full::Job) => {}
             Err(_) => break,
         }
     }

@@ -77,6 +77,11 @@ pub enum Wait {
     },
     /// No new work is begun: the factory was told to end.
     Draining,
+    /// All agents were stopped.
+    Frozen {
+        /// Who did it.
+        by: String,
+    },
 }
 
 /// Where every open issue stands, by number.
@@ -89,25 +94,25 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
             (issue.number, outside_the_line(state, issue, job, now))
         })
         .collect();
-    let mut room = Room::of(state, observed);
+    let mut room = Room::of(state, observed, now);
     let mut full: Option<Full> = None;
     let mut place = 0;
-    for (issue, _) in in_line(state, observed, now) {
+    for (issue, purpose) in in_line(state, observed, now) {
         let Some(job) = state.jobs.get(&issue) else {
             continue;
         };
-        if observed.draining {
-            standings.insert(issue, Standing::Waits(Wait::Draining));
+        if let Some(wait) = begins_nothing(state, observed) {
+            standings.insert(issue, Standing::Waits(wait));
             continue;
         }
         let taken = match full {
             Some(full) => Err(full),
-            None => room.take(&state.requests_of(job)),
+            None => room.take(state, job, &purpose),
         };
         let standing = match taken {
             Ok(slot) => Standing::Starts { slot },
             Err(why) => {
-                full = Some(why);
+                full = Some(why).filter(|why| *why != Full::Job);
                 place += 1;
                 Standing::Waits(Wait::Room { full: why, place })
             }
@@ -115,6 +120,13 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
         standings.insert(issue, standing);
     }
     standings
+}
+
+/// Why no run of any job begins.
+fn begins_nothing(state: &State, observed: &Observed) -> Option<Wait> {
+    let by = state.meta.frozen.as_ref().map(|frozen| frozen.by.clone());
+    let draining = observed.draining.then_some(Wait::Draining);
+    by.map(|by| Wait::Frozen { by }).or(draining)
 }
 
 /// Where an issue stands that is not in line for room.
@@ -182,10 +194,13 @@ impl State {
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Full::Slots { slots } => write!(f, "a slot: {slots}/{slots} used"),
-            Full::Memory { missing } => write!(f, "{missing} of memory"),
-            Full::Cpus { missing } => write!(f, "{missing} of a processor core"),
-            Full::Starts { limit } => write!(f, "others to start: {limit} at a time"),
+            Full::Slots { slots } => write!(f, "waits for a slot: {slots}/{slots} used"),
+            Full::Memory { missing } => write!(f, "waits for {missing} of memory"),
+            Full::Cpus { missing } => write!(f, "waits for {missing} of a processor core"),
+            Full::Starts { limit } => write!(f, "waits for others to start: {limit} at a time"),
+            Full::Day { .. } => f.write_str("day budget used up until 00:00 UTC"),
+            Full::Promised => f.write_str("waits for what live runs leave of the day's budget"),
+            Full::Job => f.write_str("its job's budget is used up"),
         }
     }
 }
@@ -205,13 +220,17 @@ fn ordinal(n: usize) -> String {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wait::Room { full, place } => {
-                write!(f, "waits for {full}, {} in line", ordinal(*place))
-            }
+            Wait::Room {
+                full: Full::Job, ..
+            } => f.write_str("its job's budget is used up: raise budget.per_job in factory.yaml"),
+            Wait::Room { full, place } => write!(f, "{full}, {} in line", ordinal(*place)),
             Wait::Approval => f.write_str("waits for your approval"),
             Wait::Rejected => f.write_str("was cancelled or rejected; waits for your approval"),
             Wait::Opens => f.write_str("is approved by itself, once the factory runs"),
             Wait::Draining => f.write_str("waits for the next `factory start`: this one ends"),
+            Wait::Frozen { by } => {
+                write!(f, "waits for `factory resume`: {by} stopped all agents")
+            }
             Wait::Merge { pr } => write!(f, "its pull request {pr} waits for you"),
             Wait::Human => f.write_str("needs you to look at it"),
             Wait::Held { by } => write!(f, "held by {by}"),

@@ -1,7 +1,8 @@
 //! Commands of people and automatic gates.
 
-use super::{job, queue, tx::Tx};
+use super::{job, queue, run, tx::Tx};
 use crate::{
+    budget::Spent,
     event::{Command, Refusal},
     ids::{IssueNo, PrNo},
     model::{Issue, IssueState, NEEDS_HUMAN, PrState, REJECTED, Stage},
@@ -40,6 +41,8 @@ pub(super) fn command(tx: &mut Tx<'_>, by: &str, command: Command) -> Result<Str
             _ => queue::retry(tx, by, number),
         },
         Command::Cancel(number) => cancel(tx, by, number),
+        Command::Freeze => run::freeze(tx, by),
+        Command::Thaw => run::thaw(tx, by),
         Command::RejectPr { pr, reason } => reject(tx, by, pr, reason),
     }
 }
@@ -118,8 +121,9 @@ fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal
     job.rounds = 0;
     job.breaks = 0;
     job.losses = 0;
-    // The person may have raised the limit.
+    // The person may have raised the limit, and lets it spend again.
     job.memory = None;
+    job.spent = Spent::default();
     if let Some(pr) = job.pr {
         let mut pr = tx.pr(pr)?;
         pr.state = PrState::Reworking;

@@ -77,9 +77,43 @@ pub(super) fn ended(
             let why = "the factory was stopped";
             given_up(tx, *run, *job, exit, ExitClass::Killed, why)
         }
+        Open::Wanted(run, job) if run.over_budget && !finished(&run) => over_budget(tx, *run, *job),
         Open::Wanted(run, job) => settled(tx, *run, *job, exit),
         Open::Cancelled(note) => Ok(note),
     }
+}
+
+/// True where the engine says that it did what it could.
+fn finished(run: &Run) -> bool {
+    let mut end = run.end.iter();
+    end.any(|end| engine::verdict(run, end) == Verdict::Finished)
+}
+
+/// A code run that was ended at the limit of its budget. Another one goes on from its
+/// checkpoint, as long as there is money for the job.
+fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusal> {
+    let (id, class) = (run.id, ExitClass::OverBudget);
+    job.rounds += 1;
+    let budget = run.grant.models.as_ref().map(|models| models.budget);
+    let budget = budget.unwrap_or_default();
+    let per_job = tx.config().budget.per_job;
+    let (retry, why) = match per_job.is_reached(&job.spent) {
+        true => (
+            Retry::Human,
+            format!(
+                "The job's budget of {per_job} is used up ({}). Raise `budget.per_job` in factory.yaml if it is to cost more; approving the issue again allows it as much once more.",
+                job.spent
+            ),
+        ),
+        false => (
+            class.retry(),
+            format!("it used up its budget of {budget} ({})", run.spent),
+        ),
+    };
+    let pushed = pushed_by(&run);
+    let to = failed(tx, &run, job, (class, retry), &why, pushed)?;
+    tx.end_run(run, class, "budget used up".to_owned());
+    Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
 }
 
 /// True for an end that a run comes to when it is told to stop.
@@ -389,12 +423,12 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
         }
         (Verdict::Failed { why }, pushed) => {
             let class = exit::outside(&run, None).unwrap_or(ExitClass::EngineError);
-            let to = failed(tx, &run, job, class, &why, pushed)?;
+            let to = failed(tx, &run, job, (class, class.retry()), &why, pushed)?;
             (class, "broke off".to_owned(), to)
         }
         (Verdict::Refused { why }, pushed) => {
             let class = ExitClass::Refused;
-            let to = failed(tx, &run, job, class, &why, pushed)?;
+            let to = failed(tx, &run, job, (class, class.retry()), &why, pushed)?;
             (class, "refused".to_owned(), to)
         }
     };
@@ -402,12 +436,12 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
     Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
 }
 
-/// A code run whose engine failed, and what its class leads to; what it pushed is kept.
+/// A code run whose engine failed, and what that leads to; what it pushed is kept.
 fn failed(
     tx: &mut Tx<'_>,
     run: &Run,
     mut job: Job,
-    class: ExitClass,
+    (class, retry): (ExitClass, Retry),
     why: &str,
     pushed: Option<Oid>,
 ) -> Result<String, Refusal> {
@@ -415,7 +449,7 @@ fn failed(
     remember(&mut job, run);
     let line = format!("{id}: {class}: {}", text::one_line(why));
     job.story.push(text::trimmed(&line, 500));
-    match (class.retry(), pushed) {
+    match (retry, pushed) {
         (Retry::Human, Some(commit)) => {
             let why = why.to_owned();
             Ok(publish(tx, job, run, commit, Next::Human { why }))

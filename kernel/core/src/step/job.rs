@@ -2,6 +2,7 @@
 
 use super::tx::Tx;
 use crate::{
+    budget::Spent,
     event::Refusal,
     ids::{IssueNo, Oid, PrNo},
     model::{Checked, Issue, Job, NEEDS_HUMAN, Pr, PrState, Seconds, Stage},
@@ -23,6 +24,7 @@ pub(super) fn new(issue: IssueNo, branch: String, now: Seconds) -> Job {
         losses: 0,
         not_before: None,
         memory: None,
+        spent: Spent::default(),
         resume: None,
         unchecked: None,
         pr: None,

@@ -160,6 +160,9 @@ fn merged(tx: &mut Tx<'_>, number: PrNo, by: String, merge: Oid) -> Result<Strin
     queue::done(tx, issue_no)?;
     tx.archive_pr(pr);
     if let Some(job) = tx.job(issue_no) {
+        let done = tx.meta().done.get_or_insert_default();
+        done.jobs += 1;
+        done.spent = done.spent.plus(job.spent);
         tx.archive_job(job);
     }
     Ok(format!(

@@ -3,13 +3,14 @@
 use super::tx::Tx;
 use crate::{
     brief,
+    budget::Spent,
     container::ContainerSpec,
     engine,
     event::{GrantFacts, Refusal},
     grant::{Grant, ModelGrant, Role},
     ids::{IssueNo, Oid, RunId},
     inbox::InboxEntry,
-    model::{Ending, PrState, Purpose, Run, RunState, Stage, UsageTotal},
+    model::{Ending, Frozen, PrState, Purpose, Run, RunState, Stage, UsageTotal},
 };
 
 pub(super) fn granted(
@@ -21,6 +22,9 @@ pub(super) fn granted(
 ) -> Result<String, Refusal> {
     let stale = || Refusal::Stale(format!("job {number}"));
     let mut job = tx.job(number).ok_or_else(stale)?;
+    if tx.meta().frozen.is_some() {
+        return Err(stale());
+    }
     if !tx.admits(&job, &purpose, slot) {
         return Err(Refusal::Stale(format!("the turn of job {number}")));
     }
@@ -62,6 +66,7 @@ pub(super) fn granted(
     let config = tx.config().clone();
     let epoch = tx.meta().epoch;
     let role = purpose.role();
+    let budget = tx.left_for(&job);
     let models = match role {
         Role::Code => config.providers().and_then(|(api, providers)| {
             let mut providers = providers.into_iter();
@@ -71,7 +76,9 @@ pub(super) fn granted(
                 base_url: first.base_url,
                 key_env: first.key_env,
                 fallbacks: providers.collect(),
-                budget_milli_usd: config.budget.per_run.usd.0,
+                budget,
+                model: config.model().to_owned(),
+                prices: config.prices.clone(),
             })
         }),
         Role::Check => None,
@@ -126,11 +133,13 @@ pub(super) fn granted(
         state: RunState::Starting,
         created: tx.now.0,
         stop_ordered: false,
+        over_budget: false,
         inbox_seen: None,
         pushed: None,
         report: None,
         end: None,
         usage: UsageTotal::default(),
+        spent: Spent::default(),
     });
     tx.put_job(job);
     let how = match &resumed {
@@ -158,6 +167,29 @@ pub(super) fn end_ordered(tx: &mut Tx<'_>, how: Ending) -> Result<String, Refusa
     if how == Ending::Drain {
         return Ok("kernel: told to end when what runs has ended".to_owned());
     }
+    Ok(format!("kernel: told to end at once{}", order_stop(tx)?))
+}
+
+/// The emergency stop: what is open now ends to nobody's charge, and nothing begins.
+pub(super) fn freeze(tx: &mut Tx<'_>, by: &str) -> Result<String, Refusal> {
+    if let Some(frozen) = &tx.meta().frozen {
+        return Err(Refusal::Frozen(frozen.by.clone()));
+    }
+    let (by, since) = (by.to_owned(), tx.now.0);
+    let note = format!("factory: all agents stopped by {by}");
+    tx.meta().frozen = Some(Frozen { by, since });
+    Ok(note + &order_stop(tx)?)
+}
+
+pub(super) fn thaw(tx: &mut Tx<'_>, by: &str) -> Result<String, Refusal> {
+    match tx.meta().frozen.take() {
+        Some(_) => Ok(format!("factory: resumed by {by}")),
+        None => Err(Refusal::NotFrozen),
+    }
+}
+
+/// Marks every open run as one that the factory itself ends. Names them as the end of a sentence.
+fn order_stop(tx: &mut Tx<'_>) -> Result<String, Refusal> {
     let open = tx.open_runs();
     for id in &open {
         let mut run = tx.run(*id)?;
@@ -166,8 +198,8 @@ pub(super) fn end_ordered(tx: &mut Tx<'_>, how: Ending) -> Result<String, Refusa
     }
     let names: Vec<String> = open.iter().map(ToString::to_string).collect();
     Ok(match names.is_empty() {
-        true => "kernel: told to end at once".to_owned(),
-        false => format!("kernel: told to end at once, stops {}", names.join(", ")),
+        true => String::new(),
+        false => format!(", stops {}", names.join(", ")),
     })
 }
 
@@ -187,6 +219,7 @@ pub(super) fn inbox(
     }
     let mut notes: Vec<String> = Vec::new();
     let mut calls = 0;
+    let mut spent = Spent::default();
     for (oid, entry) in entries.into_iter().skip(new) {
         run.inbox_seen = Some(oid);
         match entry {
@@ -201,6 +234,12 @@ pub(super) fn inbox(
             InboxEntry::Usage(usage) => {
                 calls += 1;
                 run.usage.add(&usage);
+                let models = run.grant.models.as_ref();
+                spent = spent.plus(models.map_or(Spent::default(), |m| m.spent(&usage)));
+            }
+            InboxEntry::OverBudget => {
+                notes.push("used up its budget".to_owned());
+                run.over_budget = true;
             }
             InboxEntry::Report { json } => {
                 notes.push("reported".to_owned());
@@ -217,6 +256,15 @@ pub(super) fn inbox(
             "{calls} model call{}",
             if calls == 1 { "" } else { "s" }
         ));
+    }
+    if !spent.is_nothing() {
+        run.spent = run.spent.plus(spent);
+        let now = tx.now.0;
+        tx.meta().today.get_or_insert_default().add(now, spent);
+        if let Some(mut job) = tx.job(id.job) {
+            job.spent = job.spent.plus(spent);
+            tx.put_job(job);
+        }
     }
     tx.put_run(run);
     Ok(format!("run {id}: {}", notes.join(", ")))

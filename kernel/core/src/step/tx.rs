@@ -2,6 +2,7 @@
 
 use super::Step;
 use crate::{
+    budget::Limit,
     config::Amounts,
     event::{Now, Refusal},
     exit::ExitClass,
@@ -127,6 +128,11 @@ impl<'a> Tx<'a> {
         self.base.requests_of(job)
     }
 
+    /// What the next code run of a job may use.
+    pub(super) fn left_for(&self, job: &Job) -> Limit {
+        self.base.left_for(job, self.now)
+    }
+
     /// Issues that wait until `issue` is done.
     pub(super) fn dependents(&self, issue: IssueNo) -> Vec<IssueNo> {
         self.base.queue.dependents(issue).collect()
@@ -175,7 +181,7 @@ impl<'a> Tx<'a> {
 
     /// True where a run may begin that was planned before.
     pub(super) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32) -> bool {
-        self.base.admits(job, purpose, slot)
+        self.base.admits(job, purpose, slot, self.now)
     }
 
     pub(super) fn effect(&self, key: &str) -> Result<Effect, Refusal> {

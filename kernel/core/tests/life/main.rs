@@ -7,6 +7,7 @@
     reason = "a test ends at what it did not expect, its helpers too"
 )]
 
+mod budget;
 mod crash;
 mod given;
 mod moved;

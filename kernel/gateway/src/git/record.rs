@@ -39,7 +39,10 @@ impl Known {
         match entry {
             InboxEntry::Push { new, .. } => self.pushed = Some(new),
             InboxEntry::Checkpoint { commit } => self.checkpoint = Some(commit),
-            InboxEntry::Usage(_) | InboxEntry::Report { .. } | InboxEntry::End(_) => {}
+            InboxEntry::Usage(_)
+            | InboxEntry::OverBudget
+            | InboxEntry::Report { .. }
+            | InboxEntry::End(_) => {}
         }
     }
 

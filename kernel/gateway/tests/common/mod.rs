@@ -9,6 +9,7 @@
 
 use bytes::Bytes;
 use factory_core::{
+    budget::{Limit, Prices},
     grant::{Grant, ModelGrant, Role, WireApi},
     ids::{Epoch, Oid, RunId},
     inbox::{InboxEntry, Usage},
@@ -143,7 +144,9 @@ impl Lab {
                 base_url: base_url.into(),
                 key_env: KEY_ENV.into(),
                 fallbacks: Vec::new(),
-                budget_milli_usd: 5000,
+                budget: Limit::default(),
+                model: String::new(),
+                prices: Prices::new(),
             }),
             wall_seconds: 600,
         }

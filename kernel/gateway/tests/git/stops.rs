@@ -4,6 +4,7 @@
 use crate::checkpoints::checkpoint;
 use crate::lab::{Lab, Served};
 use crate::{BRANCH, RUN};
+use factory_core::budget::{Limit, Prices};
 use factory_core::grant::{ModelGrant, WireApi};
 use factory_core::inbox::InboxEntry;
 use std::io::{BufRead, BufReader};
@@ -64,6 +65,7 @@ fn kinds(lab: &Lab) -> Vec<&'static str> {
     let kind = |entry| match entry {
         InboxEntry::Push { .. } => "push",
         InboxEntry::Usage(_) => "usage",
+        InboxEntry::OverBudget => "over-budget",
         InboxEntry::Checkpoint { .. } => "checkpoint",
         InboxEntry::Report { .. } => "report",
         InboxEntry::End(_) => "end",
@@ -82,7 +84,9 @@ fn a_gateway_that_is_stopped() {
         base_url: "http://127.0.0.1:1".to_owned(),
         key_env: "NO_SUCH_API_KEY".to_owned(),
         fallbacks: Vec::new(),
-        budget_milli_usd: 1,
+        budget: Limit::default(),
+        model: String::new(),
+        prices: Prices::new(),
     });
     let served = Served::start(lab.open_as(grant));
     let workspace = lab.workspace(&served, BRANCH);

@@ -88,7 +88,10 @@ fn newest(inbox: &Inbox, run: &Run) -> Result<(Option<Oid>, Option<Oid>), SyncEr
         match entry {
             InboxEntry::Push { new, .. } => pushed = Some(new),
             InboxEntry::Checkpoint { commit } => checkpoint = Some(commit),
-            InboxEntry::Usage(_) | InboxEntry::Report { .. } | InboxEntry::End(_) => {}
+            InboxEntry::Usage(_)
+            | InboxEntry::OverBudget
+            | InboxEntry::Report { .. }
+            | InboxEntry::End(_) => {}
         }
     }
     Ok((pushed, checkpoint))

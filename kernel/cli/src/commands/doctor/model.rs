@@ -1,10 +1,7 @@
 //! The model's key and address.
 
 use super::{Condition, Line, Report};
-use crate::{
-    commands::image::{check_key, is_set},
-    failure::Class,
-};
+use crate::{failure::Class, keys};
 use factory_core::{
     config::{Config, Vendor},
     grant::{Provider, WireApi},
@@ -25,7 +22,7 @@ fn keys_of(vendor: Vendor) -> (&'static str, &'static str) {
 
 /// Whether the keys are set, and look like ones. They are never shown.
 pub(super) fn look_at_key(config: &Config, report: &mut Report) {
-    match (config.providers(), check_key(config, is_set)) {
+    match (config.providers(), keys::check(config, keys::is_set)) {
         (_, Err(failure)) => report.lines.push(Line::failed("model key", failure)),
         (None, Ok(())) => report.ok("model key", "none is needed for your own command"),
         (Some((api, providers)), Ok(())) => look_into_keys(api.vendor(), &providers, report),

@@ -34,6 +34,8 @@ pub enum End {
     Killed,
     /// Its container is gone.
     Vanishes,
+    /// It used up what it may.
+    OverBudget,
     /// The provider does not let it in.
     Refused,
     /// A check ended with this exit code.
@@ -86,6 +88,7 @@ impl Sim {
             20..22 => (works, End::Killed),
             22..24 => (works, End::Vanishes),
             24..26 => (works, End::PushesInPart),
+            26 => (works, End::OverBudget),
             _ => (works, End::Pushes),
         }
     }
@@ -157,6 +160,10 @@ impl Sim {
             End::Vanishes => {
                 world.containers.remove(&run);
                 return;
+            }
+            End::OverBudget => {
+                world.push_inbox(run, InboxEntry::OverBudget);
+                (Some(word(EngineExit::Code(1))), 0, false)
             }
             End::Refused => {
                 called(world, run, 402);

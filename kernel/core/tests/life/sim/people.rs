@@ -185,7 +185,12 @@ impl Sim {
         };
         let labels = ["priority/low", "priority/high", "priority/critical", "ui"];
         let label = labels[self.roll(4) as usize].to_owned();
-        let command = match self.roll(20) {
+        let command = match self.roll(100) / 5 {
+            0 if self.chance(20) => {
+                let stopped = self.between(MINUTE, 20 * MINUTE);
+                self.after(stopped, Happens::Ordered(Command::Thaw));
+                Command::Freeze
+            }
             0..5 => {
                 let holds = self.between(MINUTE, 6 * HOUR);
                 self.after(holds, Happens::Ordered(Command::Release(issue)));

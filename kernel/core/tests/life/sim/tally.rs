@@ -14,12 +14,13 @@ use std::{
 };
 
 /// What must never be, each as it is told.
-const LAWS: [&str; 9] = [
+const LAWS: [&str; 10] = [
     "above slots",
     "above capacity",
     "a held job begun",
     "a dependent begun too early",
     "two runs of one job",
+    "a run begun while all are stopped",
     "a merge twice",
     "a job forgotten",
     "not all are accounted for",
@@ -132,7 +133,11 @@ impl Sim {
                 let jobs = &self.world.state.jobs;
                 tally.held.retain(|issue| jobs.contains_key(issue));
             }
-            Command::Comment { .. } | Command::Retry(_) | Command::MergePr(_) => {}
+            Command::Comment { .. }
+            | Command::Retry(_)
+            | Command::MergePr(_)
+            | Command::Freeze
+            | Command::Thaw => {}
         }
     }
 
@@ -146,7 +151,11 @@ impl Sim {
         let open = open
             .filter(|run| run.id.job == job && run.is_open())
             .count();
+        let frozen = state.meta.frozen.is_some();
         let tally = &mut self.tally;
+        if frozen {
+            tally.violation("a run begun while all are stopped", || format!("job {job}"));
+        }
         if runs > slots || taken.len() < runs {
             tally.violation("above slots", || format!("{runs} runs in {slots} slots"));
         }
@@ -199,12 +208,13 @@ impl Sim {
     }
 
     /// How full the slots are until the next thing happens. What counts is the time in which
-    /// there was enough to do for all of them, memory for each that waits, and an engine.
+    /// there was enough to do for all of them, memory for each that waits, an engine, and nobody
+    /// had stopped all agents.
     pub fn reckon(&mut self, lasts: Time) {
-        if lasts == 0 || self.time < self.engine_away {
+        let state = &self.world.state;
+        if lasts == 0 || self.time < self.engine_away || state.meta.frozen.is_some() {
             return;
         }
-        let state = &self.world.state;
         let slots = state.slots(&self.observed()) as usize;
         let used = state.runs.len().min(slots);
         let asked: u64 = state.runs.values().map(|run| run.requests.memory.0).sum();

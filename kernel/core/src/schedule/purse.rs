@@ -1,0 +1,84 @@
+//! What may still be spent, now and by whom.
+
+use super::Full;
+use crate::{
+    budget::{Limit, Spent, midnight_after},
+    event::Now,
+    model::{Job, Purpose, Run},
+    state::State,
+};
+
+/// What is left of the day's budget once every live run has used all that it may.
+#[derive(Debug, Clone)]
+pub(super) struct Purse {
+    day: Limit,
+    used_up: bool,
+    until: i64,
+    calls_models: bool,
+}
+
+impl Purse {
+    pub(super) fn of(state: &State, now: Now) -> Self {
+        Self {
+            day: state.left_of_day(now),
+            used_up: state.day_is_used_up(now),
+            until: midnight_after(now.0),
+            calls_models: state.config.config.engine.known().is_some(),
+        }
+    }
+
+    /// Sets aside what a run may use, or says why it may use nothing.
+    pub(super) fn take(&mut self, state: &State, job: &Job, purpose: &Purpose) -> Result<(), Full> {
+        if *purpose != Purpose::Code || !self.calls_models {
+            return Ok(());
+        }
+        let nothing = Spent::default();
+        if self.used_up {
+            return Err(Full::Day { until: self.until });
+        }
+        if self.day.is_reached(&nothing) {
+            return Err(Full::Promised);
+        }
+        let asked = state.left_of_job(job).and(&self.day);
+        if asked.is_reached(&nothing) {
+            return Err(Full::Job);
+        }
+        self.day = self.day.less(&asked.open(&nothing));
+        Ok(())
+    }
+}
+
+impl State {
+    /// What the next code run of a job may use.
+    pub(crate) fn left_for(&self, job: &Job, now: Now) -> Limit {
+        self.left_of_job(job).and(&self.left_of_day(now))
+    }
+
+    /// What a run of a job may use, whatever the others do.
+    fn left_of_job(&self, job: &Job) -> Limit {
+        let budget = &self.config.config.budget;
+        budget.per_run.and(&budget.per_job.less(&job.spent))
+    }
+
+    fn left_of_day(&self, now: Now) -> Limit {
+        let open = |run: &Run| {
+            let models = run.grant.models.as_ref().filter(|_| run.is_open());
+            models.map_or(Spent::default(), |models| models.budget.open(&run.spent))
+        };
+        let promised = self.runs.values().map(open);
+        let taken = promised.fold(self.spent_today(now), Spent::plus);
+        self.config.config.budget.per_day.less(&taken)
+    }
+
+    /// What was used on the day of `now`.
+    pub fn spent_today(&self, now: Now) -> Spent {
+        let today = self.meta.today.unwrap_or_default();
+        today.spent_on(now.0)
+    }
+
+    /// True where no model is called any more before midnight.
+    pub(crate) fn day_is_used_up(&self, now: Now) -> bool {
+        let per_day = &self.config.config.budget.per_day;
+        per_day.is_reached(&self.spent_today(now))
+    }
+}
