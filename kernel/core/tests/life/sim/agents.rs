@@ -56,7 +56,7 @@ impl Sim {
         };
         let (role, purpose) = (live.grant.role, live.purpose.clone());
         let (takes, end) = match (role, purpose) {
-            (Role::Code, _) if run.job.0 % HOPELESS == 0 => (MINUTE, End::Lies),
+            (Role::Code, _) if run.job.0.is_multiple_of(HOPELESS) => (MINUTE, End::Lies),
             (Role::Code, _) => self.code(),
             (Role::Check, Purpose::MergeTest { .. }) => self.check(20 * SECOND, MINUTE, 95),
             (Role::Check, _) => self.check(30 * SECOND, 5 * MINUTE, 80),
