@@ -93,10 +93,10 @@ impl State {
         self.runs.is_empty()
             && self.effects.is_empty()
             && self.jobs.values().all(waits)
-            && self
-                .prs
-                .values()
-                .all(|pr| matches!(pr.state, PrState::Ready) || self.is_held(pr))
+            // One that is worked on again is as idle as its job.
+            && self.prs.values().all(|pr| {
+                matches!(pr.state, PrState::Ready | PrState::Reworking) || self.is_held(pr)
+            })
     }
 
     /// True while a pull request is on its way from the merge gate to the target.

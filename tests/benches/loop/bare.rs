@@ -12,11 +12,11 @@ use factory_core::{
     wire::{RUN_DIR, WORKSPACE},
 };
 use factory_runtime::{
-    Runtime,
+    Runtime, RuntimeError,
     docker::{DockerRuntime, connect},
 };
 use factory_tests::{Lab, docker};
-use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Mutex};
 use tempfile::TempDir;
 
 /// Creates and starts containers like those of a run, one at a time.
@@ -75,13 +75,8 @@ impl Bare {
         let mut spec = container_spec(run, &host);
         let note = format!("date +%s%N >{WORKSPACE}/first");
         spec.argv = ["/bin/sh", "-c", &note].map(str::to_owned).to_vec();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let engine = runtime
-            .block_on(async { DockerRuntime::new(connect().await?).await })
-            .unwrap();
+        let runtime = here();
+        let engine = engine_of(&runtime);
         Self {
             runtime,
             engine,
@@ -125,6 +120,58 @@ impl Bare {
         }
     }
 
+    /// The whole lives of `count` containers that do what `script` says, each in a
+    /// directory of its own, `at_once` of them at a time; gives their names.
+    pub fn many(&mut self, count: usize, at_once: usize, script: &str) -> Vec<String> {
+        let mut specs = Vec::new();
+        for _ in 0..count {
+            self.next();
+            specs.push(self.with_door(script));
+        }
+        let names = specs.iter().map(|spec| spec.name.clone()).collect();
+        let left = Mutex::new(specs);
+        let one_by_one = || {
+            let runtime = here();
+            let engine = engine_of(&runtime);
+            // The lock is free again before the container lives.
+            let next = || left.lock().unwrap().pop();
+            while let Some(spec) = next() {
+                let life = async {
+                    engine.create(&spec).await?;
+                    engine.start(&spec.name).await?;
+                    let exit = engine.wait(&spec.name).await?;
+                    engine.remove(&spec.name).await?;
+                    Ok::<_, RuntimeError>(exit)
+                };
+                let exit = runtime.block_on(life).unwrap();
+                assert_eq!(exit.code, 0, "{}", spec.name);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(one_by_one);
+            }
+        });
+        names
+    }
+
+    /// A container with an empty repository to push to in its directory.
+    fn with_door(&self, script: &str) -> ContainerSpec {
+        let dir = self.workspace.path().join(&self.spec.name);
+        let door = dir.join("door.git");
+        let [dir, door] = [dir, door].map(|path| path.to_str().unwrap().to_owned());
+        command("git", &["init", "--quiet", "--bare", &door]);
+        if rustix::process::getuid().is_root() {
+            let owner = format!("{}:{}", self.spec.uid, self.spec.gid);
+            command("chown", &["-R", &owner, &dir]);
+        }
+        let mut spec = self.spec.clone();
+        let work = spec.mounts.iter_mut().find(|m| m.target == WORKSPACE);
+        work.unwrap().source = dir;
+        spec.argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        spec
+    }
+
     /// Starts an engine in a work tree of `repo`, with the host's network, and waits
     /// in `asked` for its first request; gives when the container was started and
     /// when the engine was.
@@ -137,10 +184,6 @@ impl Bare {
     ) -> (At, At) {
         self.next();
         let tree = tempfile::tempdir_in(self.workspace.path()).unwrap();
-        let command = |program: &str, args: &[&str]| {
-            let status = Command::new(program).args(args).status().unwrap();
-            assert!(status.success(), "{program} {args:?}: {status}");
-        };
         let [from, to] = [repo, tree.path()].map(|path| path.to_str().unwrap());
         command("git", &["clone", "--quiet", from, to]);
         if rustix::process::getuid().is_root() {
@@ -184,6 +227,24 @@ impl Bare {
         }
         write("prepare.sh", &script);
     }
+}
+
+/// Everything on this thread.
+fn here() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn engine_of(runtime: &tokio::runtime::Runtime) -> DockerRuntime {
+    let engine = runtime.block_on(async { DockerRuntime::new(connect().await?).await });
+    engine.unwrap()
+}
+
+fn command(program: &str, args: &[&str]) {
+    let status = Command::new(program).args(args).status().unwrap();
+    assert!(status.success(), "{program} {args:?}: {status}");
 }
 
 /// `docker create` for what the runtime makes of a spec, apart from the network:

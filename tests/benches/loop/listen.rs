@@ -5,6 +5,7 @@ use factory_tests::{Lab, processes};
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -216,6 +217,48 @@ impl Events {
             let (at, rest) = line.split_once(' ')?;
             (rest == wanted).then(|| At(at.parse().unwrap()))
         })
+    }
+}
+
+/// The life of one container.
+pub struct Span {
+    /// The engine made it,
+    pub created: At,
+    /// and removed it.
+    pub gone: At,
+}
+
+impl Events {
+    /// The lives of all containers of the factory that these are of, once these are gone.
+    pub fn spans(&mut self, names: &[String]) -> Vec<Span> {
+        let (prefix, _) = names[0].rsplit_once("-r").unwrap();
+        for name in names {
+            self.of("destroy", name);
+        }
+        let mut made = BTreeMap::new();
+        let mut spans = Vec::new();
+        for (_, line) in &self.lines.all {
+            let mut words = line.split(' ');
+            let (Some(at), Some(action), Some(name)) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            let at = At(at.parse().unwrap());
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            match action {
+                "create" => {
+                    made.insert(name, at);
+                }
+                "destroy" => {
+                    spans.extend(made.remove(name).map(|created| Span { created, gone: at }))
+                }
+                _ => {}
+            }
+        }
+        assert!(made.is_empty(), "not removed: {made:?}");
+        spans
     }
 }
 

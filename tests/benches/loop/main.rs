@@ -1,7 +1,8 @@
 //! `make bench`: what a spawn costs beside the bare container engine, how soon each
 //! engine asks its model beside the same program without us, what a journalled
 //! step costs beside bare libgit2, how soon a killed factory has its agents back,
-//! and what one costs that has nothing to do. Floors are measured in the same run, in turns with what stands beside
+//! what one costs that has nothing to do, and how much many short agents get done over few
+//! slots. Floors are measured in the same run, in turns with what stands beside
 //! them: the ratios say something, the times only something of this machine.
 
 #![expect(
@@ -17,6 +18,7 @@ mod idle;
 mod life;
 mod listen;
 mod recover;
+mod slots;
 mod spawn;
 mod state;
 mod table;
@@ -28,12 +30,13 @@ use table::Table;
 type Measure = fn(&mut Table);
 
 /// What is measured, in this order; names on the command line choose.
-const PARTS: [(&str, Measure); 8] = [
+const PARTS: [(&str, Measure); 9] = [
     ("state", state::measure),
     ("decide", decide::measure),
     ("idle", idle::measure),
     ("recover", recover::measure),
     ("command", spawn::command),
+    ("slots", slots::measure),
     ("claude", engine::claude),
     ("codex", engine::codex),
     ("mini", engine::mini),

@@ -56,12 +56,6 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn say(&self, args: &[&str]) {
-        let said = self.lab.factory().args(args).output().unwrap();
-        let err = String::from_utf8_lossy(&said.stderr);
-        assert!(said.status.success(), "factory {args:?}: {err}");
-    }
-
     /// The container of the first run of issue `number`.
     pub fn container(&self, number: usize) -> String {
         let run = format!("r{number}-1").parse().unwrap();
@@ -71,9 +65,9 @@ impl<'a> Work<'a> {
     /// Files issue `number`, approves it, and sees its run start.
     pub fn spawn(&mut self, number: usize) -> Spawn {
         let title = format!("Sample {number}.");
-        self.say(&["issue", "new", "--title", &title]);
+        say(self.lab, &["issue", "new", "--title", &title]);
         let asked = At::now();
-        self.say(&["issue", "approve", &number.to_string()]);
+        say(self.lab, &["issue", "approve", &number.to_string()]);
         let approved = At::now();
         let container = self.container(number);
         let lines = &mut self.factory.lines;
@@ -102,6 +96,13 @@ impl<'a> Work<'a> {
         self.factory.stop(self.lab);
         self.lab.assert_at_rest();
     }
+}
+
+/// One command of a user.
+pub fn say(lab: &Lab, args: &[&str]) {
+    let said = lab.factory().args(args).output().unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "factory {args:?}: {err}");
 }
 
 /// The bare engine's part of the table.

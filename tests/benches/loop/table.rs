@@ -94,6 +94,20 @@ impl Table {
         }
     }
 
+    /// A ratio that has to be at least this.
+    pub fn least(&mut self, name: &str, ratio: f64, least: f64) {
+        let holds = ratio >= least;
+        let verdict = if holds { "holds" } else { "MISSED" };
+        self.line(
+            &format!("  {name} (at least {least})"),
+            [format!("{ratio:.2}"), verdict.to_owned()],
+        );
+        if !holds {
+            let line = format!("{name}: {ratio:.2}, at least {least}");
+            self.exceeded.push(line);
+        }
+    }
+
     /// What is beyond its limit.
     pub fn exceeded(&self) -> &[String] {
         &self.exceeded

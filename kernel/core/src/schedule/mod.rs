@@ -3,6 +3,7 @@
 //! [`decide`] looks at the first in line only; [`explain`] says of every issue where it
 //! stands. Both walk the same line with the same room, so what is explained is what happens.
 
+mod admit;
 mod dependency;
 mod priority;
 mod purse;
@@ -46,6 +47,9 @@ pub struct Start {
 pub(crate) struct Room {
     free: BTreeSet<u32>,
     slots: u32,
+    /// How many more may be taken: fewer than are free where runs live in slots that there
+    /// are no more.
+    slots_left: u32,
     capacity: Amounts,
     left: Amounts,
     starts_left: u64,
@@ -162,9 +166,11 @@ impl Room {
         let mut left = capacity;
         let cores = observed.engine.cpus.0.div_ceil(1000).max(1);
         let starts = cores.saturating_mul(STARTS_PER_CORE);
+        let mut slots_left = slots;
         let mut starts_left = starts;
         for run in state.runs.values() {
             free.remove(&run.slot);
+            slots_left = slots_left.saturating_sub(1);
             left.memory.0 = left.memory.0.saturating_sub(run.requests.memory.0);
             left.cpus.0 = left.cpus.0.saturating_sub(run.requests.cpus.0);
             if run.state == RunState::Starting {
@@ -174,6 +180,7 @@ impl Room {
         Self {
             free,
             slots,
+            slots_left,
             capacity,
             left,
             starts_left,
@@ -191,7 +198,8 @@ impl Room {
         purpose: &Purpose,
     ) -> Result<u32, Full> {
         let asked = state.requests_of(job);
-        let Some(slot) = self.free.first().copied() else {
+        let free = self.free.first().filter(|_| self.slots_left > 0);
+        let Some(slot) = free.copied() else {
             return Err(Full::Slots { slots: self.slots });
         };
         if self.starts_left == 0 {
@@ -218,6 +226,7 @@ impl Room {
             }
         }
         self.free.remove(&slot);
+        self.slots_left -= 1;
         self.starts_left -= 1;
         self.left.memory.0 = self.left.memory.0.saturating_sub(asked.memory.0);
         self.left.cpus.0 = self.left.cpus.0.saturating_sub(asked.cpus.0);
@@ -248,7 +257,8 @@ pub(crate) fn in_line(
         };
         Some((issue, purpose))
     });
-    merge_tests.chain(queued)
+    let runs = merge_tests.chain(queued);
+    runs.filter(|(job, _)| !state.has_open_run(*job))
 }
 
 /// What is to begin now. Strictly in line: what does not fit holds up those behind

@@ -25,8 +25,8 @@ pub(super) fn granted(
     if tx.meta().frozen.is_some() {
         return Err(stale());
     }
-    if tx.slot_is_taken(slot) {
-        return Err(Refusal::Stale(format!("slot {slot}")));
+    if !tx.admits(&job, &purpose, slot) {
+        return Err(Refusal::Stale(format!("the turn of job {number}")));
     }
     job.not_before = None;
     let mut issue = tx.issue(number)?;

@@ -7,7 +7,9 @@ use crate::{
     event::{Now, Refusal},
     exit::ExitClass,
     ids::{IssueNo, PrNo, RunId},
-    model::{Comment, ConfigInForce, Effect, EffectKind, Issue, Job, Meta, Pr, Run, RunState},
+    model::{
+        Comment, ConfigInForce, Effect, EffectKind, Issue, Job, Meta, Pr, Purpose, Run, RunState,
+    },
     state::{Delta, Put, State},
 };
 use std::collections::BTreeMap;
@@ -177,8 +179,9 @@ impl<'a> Tx<'a> {
         self.base.effects.values().cloned().collect()
     }
 
-    pub(super) fn slot_is_taken(&self, slot: u32) -> bool {
-        self.base.runs.values().any(|run| run.slot == slot)
+    /// True where a run may begin that was planned before.
+    pub(super) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32) -> bool {
+        self.base.admits(job, purpose, slot, self.now)
     }
 
     pub(super) fn effect(&self, key: &str) -> Result<Effect, Refusal> {

@@ -1,8 +1,8 @@
 //! What models cost, and that nobody spends more than they may.
 
 use crate::{
-    given::config,
-    world::{World, file},
+    given::{config, file},
+    world::World,
 };
 use factory_core::{
     budget::{DAY, Limit, Spent},

@@ -2,8 +2,8 @@
 //! dies with it: the next one has the files and what it sees.
 
 use crate::{
-    given::config,
-    world::{World, file},
+    given::{config, file},
+    world::World,
 };
 use factory_core::{
     event::{Command, EffectResult, Event, Now},

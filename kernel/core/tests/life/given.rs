@@ -1,7 +1,9 @@
 //! What every world is made of.
 
+use crate::world::World;
 use factory_core::{
     config::{Amounts, Config, EngineKind, Gate, Gates, Slots},
+    event::{Command, Event},
     ids::Oid,
     quantity::{Bytes, Milli},
 };
@@ -48,4 +50,17 @@ pub fn config(auto: bool) -> Config {
         rounds: 3,
         ..Config::default()
     }
+}
+
+pub fn file(world: &mut World, title: &str) {
+    let command = Command::NewIssue {
+        title: title.into(),
+        body: "body\n---\n: # \"'\n".into(),
+        labels: Vec::new(),
+        done: Vec::new(),
+    };
+    assert!(world.journal(Event::Command {
+        by: "ann".into(),
+        command
+    }));
 }

@@ -13,6 +13,7 @@ mod crash;
 mod given;
 mod moved;
 mod queue;
+mod sim;
 mod world;
 
 use factory_core::{
@@ -21,9 +22,9 @@ use factory_core::{
     model::{IssueState, PrState},
     plan::{Action, Observed, plan},
 };
-use given::config;
+use given::{config, file};
 use proptest::prelude::*;
-use world::{World, file};
+use world::World;
 
 #[test]
 fn an_undisturbed_issue_is_merged_and_closed() {

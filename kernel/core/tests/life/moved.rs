@@ -1,8 +1,8 @@
 //! The work goes on on another machine, from whatever it was at on the first.
 
 use crate::{
-    given::config,
-    world::{World, file},
+    given::{config, file},
+    world::World,
 };
 use factory_core::{
     event::{Command, Event, Now},

@@ -6,7 +6,7 @@ use crate::{
 };
 use factory_core::{
     config::{Amounts, Config, Given, Slots},
-    event::{Command, Event, Now, Refusal},
+    event::{Command, Event, MergeResult, Now, Refusal},
     ids::{IssueNo, PrNo},
     model::{PrState, Purpose, RunState},
     plan::{Action, Observed, plan},
@@ -302,6 +302,106 @@ fn a_machine_smaller_than_one_request_works_on_one_thing_at_a_time() {
     };
     let starts = schedule::decide(&world.state, &observed, Now(0));
     assert_eq!(starts.len(), 1);
+}
+
+/// A grant as it was planned; what happens before it is journalled is up to the test.
+fn planned(world: &mut World) -> Event {
+    let actions = world.plan();
+    let grant = actions.iter().find(|a| matches!(a, Action::Grant { .. }));
+    let event = world.act(grant.unwrap()).pop();
+    event.unwrap()
+}
+
+#[test]
+fn nothing_begins_that_was_held_back_while_it_was_prepared() {
+    let mut world = World::new(1, false, config(false));
+    let first = approved(&mut world, &[]);
+    let second = approved(&mut world, &[]);
+    let late = planned(&mut world);
+    order(&mut world, Command::Hold(first)).unwrap();
+    assert!(!world.journal(late), "a held job began");
+    order(&mut world, Command::Release(first)).unwrap();
+    let late = planned(&mut world);
+    let on = Command::Depend {
+        issue: first,
+        on: vec![second],
+        off: vec![],
+    };
+    order(&mut world, on).unwrap();
+    assert!(!world.journal(late), "a dependent began too early");
+    world.until_idle();
+    assert_eq!(world.state.prs.len(), 1);
+}
+
+#[test]
+fn fewer_slots_count_for_what_began_in_more() {
+    let mut world = World::new(1, false, config(true));
+    for _ in 0..4 {
+        approved(&mut world, &[]);
+    }
+    for _ in 0..2 {
+        let grant = planned(&mut world);
+        assert!(world.journal(grant));
+    }
+    let first = world.state.runs.values().find(|run| run.slot == 0);
+    let first = first.unwrap().id;
+    // The run in the second slot goes on, though there is only one slot any more.
+    world.thorough = false;
+    let config = Config {
+        slots: Slots::Fixed(1),
+        ..config(true)
+    };
+    let (commit, config) = (None, Box::new(config));
+    assert!(world.journal(Event::ConfigLoaded { commit, config }));
+    world.journal(Event::ContainerEnded {
+        run: first,
+        exit: None,
+    });
+    world.journal(Event::RunCollected { run: first });
+    assert_eq!(world.state.runs.len(), 1);
+    let observed = world.observed();
+    let starts = schedule::decide(&world.state, &observed, Now(world.now + 10));
+    assert_eq!(starts, [], "two at a time in one slot");
+}
+
+#[test]
+fn a_job_that_is_approved_again_begins_when_its_cancelled_run_is_over() {
+    let mut world = World::new(5, false, config(false));
+    let one = approved(&mut world, &[]);
+    while world.containers.is_empty() {
+        let action = world.plan().remove(0);
+        world.perform(action);
+    }
+    order(&mut world, Command::Cancel(one)).unwrap();
+    order(&mut world, Command::Approve(one)).unwrap();
+    assert_eq!(world.state.runs.len(), 1);
+    assert!(turns(&world).is_empty(), "two runs of one job");
+    world.until_idle();
+    assert_eq!(world.state.prs.len(), 1);
+}
+
+#[test]
+fn a_pull_request_whose_rework_waits_for_a_person_keeps_nobody_busy() {
+    let mut world = World::new(5, false, config(false));
+    let one = approved(&mut world, &[]);
+    let other = new(&mut world, "Other", "", &[]).unwrap();
+    world.until_idle();
+    order(&mut world, Command::MergePr(PrNo(1))).unwrap();
+    let (target, paths) = (world.target.clone(), vec!["a.txt".into()]);
+    assert!(world.journal(Event::MergeMade {
+        pr: PrNo(1),
+        target,
+        result: MergeResult::Conflict { paths },
+    }));
+    let on = Command::Depend {
+        issue: one,
+        on: vec![other],
+        off: vec![],
+    };
+    order(&mut world, on).unwrap();
+    assert_eq!(world.state.prs[&PrNo(1)].state, PrState::Reworking);
+    assert!(world.plan().is_empty());
+    assert!(world.state.is_idle(), "only a person can go on");
 }
 
 /// What must hold after every step, whatever was ordered and whatever happened.
