@@ -27,7 +27,10 @@ use rustix::{fs::FlockOperation, io::Errno};
 use std::{
     fs::File,
     io::{ErrorKind, Write},
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::FileTypeExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -107,8 +110,11 @@ pub fn starting(places: &Places) -> Result<(KernelLock, PathBuf), Failure> {
 /// Tells the launcher, over the pipe that is this process's standard input, which lock is
 /// its own from now on.
 pub fn hand_on(lock: &Path) -> Result<(), Failure> {
-    let pipe = std::io::stdin().as_fd().try_clone_to_owned()?;
-    File::from(pipe).write_all(lock.as_os_str().as_bytes())?;
+    let mut pipe = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    // By hand it is a terminal, or nothing.
+    if pipe.metadata()?.file_type().is_fifo() {
+        pipe.write_all(lock.as_os_str().as_bytes())?;
+    }
     Ok(())
 }
 

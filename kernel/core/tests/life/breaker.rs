@@ -1,23 +1,22 @@
 //! Failures in a row: nothing more is thrown after them until one run has tried again.
 
 use crate::{
-    given::config,
-    world::{World, file},
+    given::{config, file},
+    world::World,
 };
 use factory_core::{
     breaker::Part,
-    config::{Config, EngineKind, Slots},
+    config::{Config, Slots},
     event::{Command, Event, Now},
     ids::{IssueNo, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd, Usage},
-    model::ContainerExit,
-    plan::{Action, Seen},
+    model::{ContainerExit, Purpose},
+    plan::{Action, Observed, Seen},
     schedule::{self, Standing},
 };
 
 fn world(issues: usize) -> World {
     let config = Config {
-        engine: EngineKind::default(),
         slots: Slots::Fixed(1),
         ..config(true)
     };
@@ -33,7 +32,7 @@ fn next_code_run(world: &mut World) -> Option<RunId> {
     loop {
         let action = world.plan().into_iter().next()?;
         if let Action::Await(run) = action
-            && world.state.runs[&run].grant.models.is_some()
+            && world.state.runs[&run].purpose == Purpose::Code
         {
             return Some(run);
         }
@@ -64,7 +63,12 @@ fn ends(world: &mut World, run: RunId, status: u16) {
 }
 
 fn says(world: &World, issue: u64) -> String {
-    let standings = schedule::explain(&world.state, &world.observed(), Now(world.now));
+    // With a slot free.
+    let observed = Observed {
+        slots: Some(2),
+        ..world.observed()
+    };
+    let standings = schedule::explain(&world.state, &observed, Now(world.now));
     match &standings[&IssueNo(issue)] {
         Standing::Waits(wait) => wait.to_string(),
         other => format!("{other:?}"),
@@ -117,7 +121,14 @@ fn one_job_that_fails_again_and_again_pauses_nobody() {
         let run = next_code_run(&mut world).unwrap();
         assert_eq!(run.job, IssueNo(1));
         ends(&mut world, run, 529);
-        world.now += 5;
+        // Its end is recorded, and it rests.
+        while let Some(action) = world.plan().into_iter().next() {
+            if matches!(action, Action::Grant { .. }) {
+                break;
+            }
+            world.perform(action);
+        }
+        world.now += 10;
     }
     let breaker = &world.state.meta.breakers[&Part::Provider];
     assert_eq!((breaker.failures, breaker.tries_at), (1, None));

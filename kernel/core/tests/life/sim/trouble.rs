@@ -132,7 +132,7 @@ impl Sim {
             pid: 1,
             boot: "b".into(),
             since: self.clock().0,
-            launcher: None,
+            start: None,
             slots: None,
             engine: Some(self.observed().engine),
         };
