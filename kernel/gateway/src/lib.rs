@@ -16,6 +16,7 @@ pub mod http;
 pub mod keys;
 mod listen;
 mod models;
+mod relay;
 mod server;
 mod spending;
 mod sse;

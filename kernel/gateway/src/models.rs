@@ -4,7 +4,8 @@
 use crate::{
     api::{self, Kind, Meter, Trouble},
     door::RunDoor,
-    http::{self, Body, BodyError},
+    http::{self, Body},
+    relay::{Relay, stream_body},
     spending::{self, Ticket},
     sse::{self, Splitter},
     upstream::{self, BadProvider, Outcome},
@@ -14,14 +15,13 @@ use factory_core::{
     grant::{ModelGrant, Provider, WireApi},
     inbox::{InboxEntry, Usage},
 };
-use futures_util::{StreamExt, stream};
-use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::{Frame, Incoming},
+    body::Incoming,
     header::{self, HeaderValue},
 };
-use std::{sync::Arc, task::Poll};
+use std::sync::Arc;
 use tokio::{sync::mpsc, time::Instant};
 
 /// Most bytes of a request.
@@ -544,60 +544,6 @@ impl ModelCall {
         relay.ready.extend_from_slice(&event.raw);
         None
     }
-}
-
-/// The way of a stream's events to the engine.
-struct Relay {
-    pieces: mpsc::Sender<Result<Bytes, BodyError>>,
-    /// Whole events that were not sent yet.
-    ready: Vec<u8>,
-    counted: bool,
-}
-
-impl Relay {
-    /// Sends what is ready. An engine that is gone is noticed by the caller's loop.
-    async fn flush(&mut self, door: &RunDoor) {
-        if !self.ready.is_empty() {
-            let piece = Bytes::from(std::mem::take(&mut self.ready));
-            self.send(door, Ok(piece)).await;
-        }
-    }
-
-    /// Breaks the engine's connection, so that it does not take the answer for whole.
-    async fn cut(&mut self, door: &RunDoor, reason: String) {
-        self.send(door, Err(reason.into())).await;
-    }
-
-    async fn send(&self, door: &RunDoor, piece: Result<Bytes, BodyError>) {
-        let sent = tokio::select! {
-            biased;
-            sent = self.pieces.send(piece) => sent.is_ok(),
-            () = door.cut_calls.cancelled() => false,
-        };
-        if !sent {
-            tracing::debug!(run = %door.run(), "a piece of a stream found no engine");
-        }
-    }
-}
-
-fn stream_body(mut received: mpsc::Receiver<Result<Bytes, BodyError>>) -> Body {
-    let mut broken = None;
-    let frames = stream::poll_fn(move |context| {
-        if let Some(error) = broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let piece = std::task::ready!(received.poll_recv(context));
-        if let Some(Err(error)) = piece {
-            // hyper drops what it did not write yet when a body fails; while
-            // it waits for a body it writes.
-            broken = Some(error);
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(piece)
-    });
-    let frames = frames.map(|piece| piece.map(Frame::data));
-    BodyExt::boxed_unsync(StreamBody::new(frames))
 }
 
 /// The usage of a call could not be written: its answer is not given either.

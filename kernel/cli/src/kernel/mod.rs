@@ -3,6 +3,7 @@
 
 mod config;
 mod merge;
+mod names;
 mod observe;
 mod pack;
 mod rest;
@@ -26,7 +27,7 @@ use crate::{
 };
 use factory_core::{
     container::ContainerSpec,
-    event::{EffectResult, Event, Refusal},
+    event::{Event, Refusal},
     ids::RunId,
     inbox::InboxEntry,
     model::{Ending, KernelId, Run},
@@ -34,6 +35,7 @@ use factory_core::{
 };
 use factory_ledger::{failpoint::Process, lock::KernelLock};
 use factory_runtime::Runtime;
+use names::{CONFIG, CONFIG_KEPT, GRANT, PERFORM, given_up, key};
 use rest::{ENGINE, Rests, STATE};
 use rustix::process::Pid;
 use server::Call;
@@ -42,16 +44,6 @@ use tokio::task::JoinSet;
 
 /// How often everything is looked at again although nothing happened.
 const SAFETY_RECONCILE: Duration = Duration::from_secs(300);
-
-/// Beginnings of the names of actions that may be given up.
-const SPAWN: &str = "spawn ";
-const GRANT: &str = "grant ";
-const PERFORM: &str = "perform ";
-const MERGE: &str = "merge ";
-/// Name of looking at the configuration of the target.
-const CONFIG: &str = "config";
-/// Name of what is wrong with it.
-const CONFIG_KEPT: &str = "configuration";
 
 /// What the kernel is told on its command line.
 #[derive(Debug, Clone, Default)]
@@ -594,38 +586,4 @@ impl<R: Runtime> Kernel<R> {
         }
         None
     }
-}
-
-/// Names an action: under one name it is begun once at a time.
-fn key(action: &Action) -> String {
-    match action {
-        Action::Journal(_) => "journal".to_owned(),
-        Action::Grant { job, .. } => format!("{GRANT}{job}"),
-        Action::Spawn(run) => format!("{SPAWN}{run}"),
-        Action::Await(run) => format!("await {run}"),
-        Action::Conclude(run, _) => format!("conclude {run}"),
-        Action::Stop(run) => format!("stop {run}"),
-        Action::Kill(run) => format!("kill {run}"),
-        Action::Collect(run) => format!("collect {run}"),
-        Action::RemoveStray(run) => format!("remove {run}"),
-        Action::Perform(effect) => format!("{PERFORM}{effect}"),
-        Action::Merge(pr) => format!("{MERGE}{pr}"),
-    }
-}
-
-/// What is journalled when an action is given up, where a person or another run
-/// can go on. What clears up after a run is never given up.
-fn given_up(key: &str, failure: &Failure) -> Option<Event> {
-    let why = failure.chain();
-    if let Some(run) = key.strip_prefix(SPAWN) {
-        let run = run.parse().ok()?;
-        return Some(Event::SpawnFailed { run, why });
-    }
-    if let Some(pr) = key.strip_prefix(MERGE) {
-        let pr = pr.parse().ok()?;
-        return Some(Event::MergeFailed { pr, why });
-    }
-    let key = key.strip_prefix(PERFORM)?.to_owned();
-    let result = EffectResult::Failed { why };
-    Some(Event::EffectDone { key, result })
 }
