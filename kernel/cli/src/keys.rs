@@ -39,7 +39,7 @@ pub fn engine_note(engine: &EngineKind) -> Option<String> {
     let known = engine.known().filter(|known| *known != ENGINES[0])?;
     let key = known.api.vendor().key_env();
     Some(format!(
-        "the engine is {}, as {key} is set and no {} says otherwise",
+        "the engine is {}, as {key} is set and no committed {} says otherwise",
         known.name,
         config::FILE
     ))

@@ -160,7 +160,8 @@ pub fn order(factory: &mut Factory, command: Command) -> Result<(Step, bool), Fa
     let step = factory.journal(Event::Command { by, command })?;
     let awake = match wake(&factory.places)? {
         Ok(_) => true,
-        Err(CallError::Away { .. }) => false,
+        // One that is about to come reads it.
+        Err(CallError::Away { .. }) => launcher(&factory.places)?.is_some(),
         // The order is in the state: a kernel that could not answer reads it all the same.
         Err(error) => {
             tracing::debug!(%error, "the kernel was not woken");

@@ -84,7 +84,9 @@ impl State {
         let waits = |job: &Job| match job.stage {
             Stage::Proposed | Stage::NeedsHuman => true,
             // Held back, or for an issue that waits itself.
-            Stage::Queued | Stage::CheckDue { .. } => !self.queue.holds(job.issue),
+            Stage::Queued | Stage::CheckDue { .. } => {
+                !self.queue.holds(job.issue) || self.is_out_of_money(job)
+            }
             Stage::Coding { .. } | Stage::Publishing { .. } | Stage::Checking { .. } => false,
         };
         if self.meta.frozen.is_some() {
@@ -130,7 +132,11 @@ impl State {
     pub fn needing_human(&self) -> impl Iterator<Item = IssueNo> {
         self.jobs
             .values()
-            .filter(|job| job.stage == Stage::NeedsHuman || self.lost_dependency(job).is_some())
+            .filter(|job| {
+                job.stage == Stage::NeedsHuman
+                    || self.lost_dependency(job).is_some()
+                    || self.is_out_of_money(job)
+            })
             .map(|job| job.issue)
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use factory_core::{
     grant::{Grant, Provider},
     ids::{Oid, RunId},
-    inbox::{EngineExit, InboxEntry, RunEnd},
+    inbox::{EngineExit, InboxEntry, RunEnd, Usage},
     report,
     wire::{self, Hello},
 };
@@ -51,6 +51,9 @@ pub struct RunDoor {
     /// run does not ask them again.
     exhausted: Mutex<Vec<(Provider, String)>>,
     pub(crate) spending: Arc<Spending>,
+    /// The newest call, where the provider was away; nothing was used, so it is not counted
+    /// before it is known to be the last.
+    pub(crate) away: Mutex<Option<Usage>>,
 }
 
 impl RunDoor {
@@ -78,6 +81,7 @@ impl RunDoor {
         let door = Self {
             run,
             spending,
+            away: Mutex::default(),
             grant: RwLock::new(Arc::new(grant)),
             stores,
             pushes: tokio::sync::Mutex::new(()),
@@ -289,6 +293,10 @@ async fn end(door: Arc<RunDoor>, request: Request<Incoming>) -> Response<Body> {
         if let Err(error) = archived {
             // The transcript is for people; the run's outcome does not wait for it.
             tracing::warn!(run = %work.run, error = crate::error::chain(&error), "the transcript was not archived");
+        }
+        let away = work.away.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(usage) = away {
+            work.stores.write(work.run, &InboxEntry::Usage(usage))?;
         }
         let oid = work.stores.write(work.run, &InboxEntry::End(end))?;
         // Before the bell: who hears it may ask whether this was the last run.

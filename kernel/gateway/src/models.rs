@@ -21,7 +21,7 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderValue},
 };
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio::{sync::mpsc, time::Instant};
 
 /// Most bytes of a request.
@@ -298,6 +298,15 @@ impl ModelCall {
         }
     }
 
+    fn set_away(&self, usage: Option<Usage>) {
+        let mut away = self
+            .door
+            .away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *away = usage;
+    }
+
     /// Counts the call: durable when this is true.
     async fn count(&self, status: StatusCode, cut: bool) -> bool {
         let usage = self.usage(status, cut);
@@ -307,6 +316,7 @@ impl ModelCall {
         match self.door.append(InboxEntry::Usage(usage)).await {
             Ok(_) => {
                 self.door.spending.add(spent.unwrap_or_default());
+                self.set_away(None);
                 true
             }
             Err(error) => {
@@ -345,7 +355,9 @@ impl ModelCall {
             Trouble::Away
         };
         tracing::info!(run = %self.door.run(), %status, reason, "a model call was given back to the engine");
-        self.note(&self.usage(status, false));
+        let usage = self.usage(status, false);
+        self.note(&usage);
+        self.set_away(Some(usage));
         let mut response = error(self.api, trouble, reason);
         response
             .headers_mut()

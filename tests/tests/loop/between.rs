@@ -66,6 +66,31 @@ fn a_stop_between_two_kernels_reaches_the_next() {
 }
 
 #[test]
+fn who_was_told_to_end_says_so_to_the_kernels_that_follow() {
+    let lab = Lab::new();
+    lab.scripted(ENDLESS, "");
+    lab.approved("Greet people", "");
+    let mut start = lab.start(&["--until-idle"], &[]);
+    works(&mut start);
+    start.interrupt();
+    start.line("draining");
+    let (mut stop, _said) = has_said(&lab, &["stop"], "waiting for the agents to finish");
+    for epoch in ["epoch 2", "epoch 3"] {
+        start.kill("kernel");
+        start.line(epoch);
+    }
+    start.line("kernel:draining");
+    assert!(
+        stop.try_wait().unwrap().is_none(),
+        "it said that all had stopped"
+    );
+    lab.ok(&["stop", "--now"]);
+    assert!(stop.wait().unwrap().success());
+    assert_eq!(start.ended().code, 130);
+    lab.assert_at_rest();
+}
+
+#[test]
 fn a_merge_between_two_kernels_is_the_next_ones() {
     let lab = Lab::new();
     lab.scripted(GREETER, GREETED);

@@ -355,7 +355,16 @@ impl Repository {
                         if let Some(note) = keys::engine_note(&config.engine) {
                             has.push_str(&format!("; {note}"));
                         }
-                        report.warn(config::FILE, has, "factory init");
+                        // The line about the work tree says what to do with one that is there.
+                        let top = self.places.work_tree();
+                        match top.is_some_and(|top| top.join(config::FILE).exists()) {
+                            true => {
+                                report
+                                    .lines
+                                    .push(Line::new(config::FILE, Condition::Warning, has))
+                            }
+                            false => report.warn(config::FILE, has, "factory init"),
+                        }
                     }
                 }
                 self.look_at_prefix(&config.branch_prefix, report);

@@ -152,7 +152,8 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
         .jobs
         .values()
         .filter(|job| !matches!(job.stage, Stage::Proposed | Stage::NeedsHuman));
-    let running = wait::kernel(&factory.places)?;
+    let starting = wait::launcher(&factory.places)?.map(|_| wait::Running { holder: None });
+    let running = wait::kernel(&factory.places)?.or(starting);
     let taken = factory.store.taken_over()?;
     let kernel_slots = state
         .meta

@@ -20,20 +20,56 @@ use std::process::ExitCode;
 /// How often a kernel is asked that is just starting: half a minute.
 const TRIES: u32 = 150;
 
-/// Ends a `factory start` that has not started a kernel yet; nothing of it works.
-fn end_prepare(factory: &mut Factory, running: wait::Running) -> Result<(), Failure> {
+/// Asks the kernel, or ends the launcher that has none yet. False where there is neither any more.
+fn asked(factory: &mut Factory, path: &str, was_there: bool) -> Result<bool, Failure> {
+    let mut tries = 0;
+    let mut ended_one = false;
+    loop {
+        let error = match wait::call(&factory.places, Method::POST, path)? {
+            Ok(_) => return Ok(true),
+            Err(error) => error,
+        };
+        let launcher = wait::launcher(&factory.places)?;
+        let kernel = wait::kernel(&factory.places)?;
+        match (launcher, kernel, &error) {
+            // It prepares, or its kernel died and another one comes, or it ends just now.
+            (Some(running), None, _) => {
+                if tries == 0 && !was_there {
+                    views::hint("waiting for the factory, which is just starting")?;
+                }
+                ended_one |= end_prepare(factory, running)?;
+            }
+            // It does not listen yet, or not any more.
+            (_, Some(_), CallError::Away { .. }) if tries < TRIES => {}
+            (_, Some(_), _) => {
+                return Err(Failure::of(Class::Internal, error).help(
+                    "the kernel does not answer: `factory status` names its process; end that, then try again",
+                ));
+            }
+            // Between the two of `prepare` and its launcher there is a moment without either.
+            (None, None, _) if tries == 0 && !was_there => {}
+            (None, None, _) => return Ok(ended_one && !was_there),
+        }
+        tries += 1;
+        std::thread::park_timeout(LOOK_AGAIN);
+    }
+}
+
+/// Ends a `factory start` that has not started a kernel yet, of which nothing works. Tells
+/// whether it is such a one.
+fn end_prepare(factory: &mut Factory, running: wait::Running) -> Result<bool, Failure> {
     factory.reload()?;
     let Some(holder) = running.holder else {
-        return Ok(());
+        return Ok(false);
     };
     let this_start = format!("{}-{}", holder.since, holder.pid);
     let kernel = factory.state.meta.kernel.as_ref();
     if kernel.is_some_and(|kernel| kernel.start.as_ref() == Some(&this_start)) {
-        return Ok(());
+        return Ok(false);
     }
     let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
     match pid.map(|pid| kill_process(pid, Signal::TERM)) {
-        None | Some(Ok(()) | Err(Errno::SRCH)) => Ok(()),
+        None | Some(Ok(()) | Err(Errno::SRCH)) => Ok(true),
         Some(Err(error)) => Err(std::io::Error::from(error).into()),
     }
 }
@@ -41,40 +77,22 @@ fn end_prepare(factory: &mut Factory, running: wait::Running) -> Result<(), Fail
 /// Asks the kernel to end, and waits until it has.
 pub fn run(factory: &mut Factory, options: Stop) -> Result<ExitCode, Failure> {
     let path = if options.now { PATH_STOP } else { PATH_DRAIN };
-    let mut asked = wait::call(&factory.places, Method::POST, path)?;
-    let mut tries = 0;
-    while matches!(asked, Err(CallError::Away { .. })) {
-        match wait::launcher(&factory.places)? {
-            // It prepares, or its kernel died and another one comes.
-            Some(running) => {
-                if tries == 0 {
-                    views::hint("waiting for the factory, which is just starting")?;
-                }
-                end_prepare(factory, running)?;
-            }
-            // A kernel without one holds the lock and does not listen yet, or not any more.
-            None if tries < TRIES && wait::kernel(&factory.places)?.is_some() => {}
-            None => {
-                wait::end_gateway(factory)?;
-                views::print(match tries {
-                    0 => "the factory does not run here\n",
-                    _ => "the factory has stopped\n",
-                })?;
-                return Ok(ExitCode::SUCCESS);
-            }
+    let mut was_there = false;
+    // One that dies before it has ended is followed by another, which is asked again.
+    while asked(factory, path, was_there)? {
+        factory.reload()?;
+        if !was_there && !options.now && !factory.state.runs.is_empty() {
+            views::hint("waiting for the agents to finish; `factory stop --now` ends them too")?;
         }
-        tries += 1;
-        std::thread::park_timeout(LOOK_AGAIN);
-        asked = wait::call(&factory.places, Method::POST, path)?;
+        was_there = true;
+        while wait::next(factory)? == Next::Look {}
     }
-    if let Err(error) = asked {
-        return Err(Failure::of(Class::Internal, error)
-            .help("the kernel does not answer: `factory status` names its process; end that, then try again"));
+    if !was_there {
+        wait::end_gateway(factory)?;
+        views::print("the factory does not run here\n")?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if !options.now && !factory.state.runs.is_empty() {
-        views::hint("waiting for the agents to finish; `factory stop --now` ends them too")?;
-    }
-    while wait::next(factory)? == Next::Look {}
+    factory.reload()?;
     // Its launcher would; but that may be gone.
     wait::end_gateway(factory)?;
     let waits = |job: &&Job| matches!(job.stage, Stage::Proposed | Stage::NeedsHuman);

@@ -22,7 +22,7 @@ use crate::{
     clock,
     factory::Factory,
     failure::{self, Class, Failure, INTERRUPTED, NEEDS_HUMAN},
-    launcher::THIS_START,
+    launcher::{ASKED_TO_END, THIS_START},
     retention, wait,
 };
 use factory_core::{
@@ -169,10 +169,12 @@ pub async fn run<R: Runtime>(
     let packer = pack::Packer::new(factory.places.clone(), factory.state.meta.step);
     // What the kernel before was told, where the same launcher started both.
     let ending = factory.state.meta.ending;
+    let asked = std::env::var(ASKED_TO_END).ok();
+    let asked: u32 = asked.and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut kernel = Kernel {
         observed: Observed {
-            draining: ending.is_some(),
-            stopping: ending == Some(Ending::AtOnce),
+            draining: ending.is_some() || asked >= 1,
+            stopping: ending == Some(Ending::AtOnce) || asked >= 2,
             engine: observe::size_of(&info),
             slots: options.slots,
             merges_only: options.merges_only,

@@ -70,9 +70,8 @@ impl Keyrings {
                 Some(key) if ALLOWED.contains(&key) || key.starts_with("LC_") => {
                     rings.plain.push((name, value))
                 }
-                Some(key) if NETWORK.contains(&key) || key.starts_with("PIP_") => {
-                    rings.network.push((name, value))
-                }
+                // What else an image build needs, such as `PIP_INDEX_URL`, is among the others.
+                Some(key) if NETWORK.contains(&key) => rings.network.push((name, value)),
                 _ => rings.others.push((name, value)),
             }
         }

@@ -18,14 +18,20 @@ use signal_hook::{
     iterator::Signals,
 };
 use std::{
+    cell::Cell,
     ffi::{OsStr, OsString},
     io::{Read, Write},
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    os::unix::{
+        ffi::OsStrExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+/// Variable that tells a kernel how often its launcher was asked to end before it.
+pub const ASKED_TO_END: &str = "FACTORY_ASKED_TO_END";
 /// Variable that names one `factory start` to its kernels: another never has the same.
 pub const THIS_START: &str = "FACTORY_START";
 /// A child that dies again within this time is restarted more slowly.
@@ -59,6 +65,9 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
             _ => code_of(prepared),
         });
     }
+    if asked_to_end {
+        return Ok(INTERRUPTED);
+    }
     let mut lock = Vec::new();
     told.read_to_end(&mut lock)?;
     // It was prepare's until now, and is ours as long as we live.
@@ -66,9 +75,12 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
     let since = clock::now().0;
     let _start_lock = wait::take(Path::new(OsStr::from_bytes(&lock)), pid, since)?;
     let this_start = format!("{since}-{pid}");
+    // How often it was asked to end, for a kernel that follows one that died.
+    let asked = Cell::new(0_u32);
     let start_kernel = || {
         command("kernel", passed_on, &[&rings.plain])
             .env(keys::NAMES, &names)
+            .env(ASKED_TO_END, asked.get().to_string())
             .env(THIS_START, &this_start)
             .process_group(0)
             .spawn()
@@ -89,14 +101,13 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
     };
     let mut gateway = Kept::new(start_gateway()?);
     let mut kernel = Kept::new(start_kernel()?);
-    let mut asked_to_end = false;
     loop {
         for signal in signals.wait() {
             match signal {
                 // The terminal went away: the others go on without us.
                 SIGHUP => return Ok(0),
                 SIGINT | SIGTERM => {
-                    asked_to_end = true;
+                    asked.set(asked.get() + 1);
                     kernel.signal(Signal::TERM)?;
                 }
                 _ => {}
@@ -104,7 +115,8 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
         }
         if let Some(status) = kernel.ended()? {
             // One that was asked to end before it could listen is not started again.
-            if let Some(code) = in_order(status).or(asked_to_end.then_some(INTERRUPTED)) {
+            let deaf = asked.get() > 0 && status.signal() == Some(SIGTERM);
+            if let Some(code) = in_order(status).or(deaf.then_some(INTERRUPTED)) {
                 gateway.signal(Signal::TERM)?;
                 gateway.child.wait()?;
                 return Ok(code);

@@ -4,7 +4,7 @@ use super::Full;
 use crate::{
     budget::{Limit, Spent, midnight_after},
     event::Now,
-    model::{Job, Run},
+    model::{Job, Run, Stage},
     state::State,
 };
 
@@ -70,6 +70,17 @@ impl State {
         self.config.config.budget.per_day.less(&taken)
     }
 
+    /// True while a job waits for its next code run and may spend nothing: a person decides.
+    pub fn is_out_of_money(&self, job: &Job) -> bool {
+        job.stage == Stage::Queued && self.has_nothing_left(job)
+    }
+
+    /// True where a code run of a job may use nothing, whatever the others do.
+    pub(crate) fn has_nothing_left(&self, job: &Job) -> bool {
+        let calls_models = self.config.config.engine.known().is_some();
+        calls_models && self.left_of_job(job).is_reached(&Spent::default())
+    }
+
     /// What was used on the day of `now`.
     pub fn spent_today(&self, now: Now) -> Spent {
         let today = self.meta.today.unwrap_or_default();
@@ -78,7 +89,12 @@ impl State {
 
     /// True where no model is called any more before midnight.
     pub(crate) fn day_is_used_up(&self, now: Now) -> bool {
-        let per_day = &self.config.config.budget.per_day;
-        per_day.is_reached(&self.spent_today(now))
+        let left = self
+            .config
+            .config
+            .budget
+            .per_day
+            .less(&self.spent_today(now));
+        left.is_reached(&Spent::default())
     }
 }

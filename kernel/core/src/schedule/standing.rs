@@ -228,7 +228,7 @@ impl fmt::Display for Wait {
         match self {
             Wait::Room {
                 full: Full::Job, ..
-            } => f.write_str("its job's budget is used up: raise budget.per_job in factory.yaml"),
+            } => f.write_str("its job's budget is used up: raise budget.per_job in factory.yaml, or approve it again"),
             Wait::Room { full, place } => write!(f, "{full}, {} in line", ordinal(*place)),
             Wait::Approval => f.write_str("waits for your approval"),
             Wait::Rejected => f.write_str("was cancelled or rejected; waits for your approval"),

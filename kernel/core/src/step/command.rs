@@ -106,7 +106,7 @@ fn new_issue(
 fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let mut issue = tx.issue(number)?;
     let mut job = match tx.job(number) {
-        Some(job) if job.stage == Stage::NeedsHuman => job,
+        Some(job) if job.stage == Stage::NeedsHuman || tx.is_out_of_money(&job) => job,
         Some(_) => return Err(Refusal::AlreadyApproved(number)),
         None => {
             let prefix = &tx.config().branch_prefix;

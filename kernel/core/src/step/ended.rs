@@ -97,15 +97,8 @@ fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusa
     job.rounds += 1;
     let budget = run.grant.models.as_ref().map(|models| models.budget);
     let budget = budget.unwrap_or_default();
-    let per_job = tx.config().budget.per_job;
-    let (retry, why) = match per_job.is_reached(&job.spent) {
-        true => (
-            Retry::Human,
-            format!(
-                "The job's budget of {per_job} is used up ({}). Raise `budget.per_job` in factory.yaml if it is to cost more; approving the issue again allows it as much once more.",
-                job.spent
-            ),
-        ),
+    let (retry, why) = match tx.has_nothing_left(&job) {
+        true => (Retry::Human, job::out_of_money(tx, &job)),
         false => (
             class.retry(),
             format!("it used up its budget of {budget} ({})", run.spent),

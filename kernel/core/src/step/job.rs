@@ -54,6 +54,10 @@ pub(super) fn another_round(
         let why = format!("{rounds} of {limit} rounds are used up. The last one: {feedback}");
         return needs_human(tx, job, &why);
     }
+    if tx.has_nothing_left(&job) {
+        let why = format!("{} The last run: {feedback}", out_of_money(tx, &job));
+        return needs_human(tx, job, &why);
+    }
     if let Some(pr) = job.pr {
         let mut pr = tx.pr(pr)?;
         pr.state = PrState::Reworking;
@@ -63,6 +67,15 @@ pub(super) fn another_round(
     job.stage = Stage::Queued;
     tx.put_job(job);
     Ok("queued".to_owned())
+}
+
+/// What a person is told of a job that may spend nothing more.
+pub(super) fn out_of_money(tx: &Tx<'_>, job: &Job) -> String {
+    format!(
+        "The job's budget of {} is used up ({}). Raise `budget.per_job` in factory.yaml if it is to cost more; approving the issue again allows it as much once more.",
+        tx.config().budget.per_job,
+        job.spent
+    )
 }
 
 /// To the checks, or, where there are none, to the pull request.

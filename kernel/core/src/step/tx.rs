@@ -133,6 +133,15 @@ impl<'a> Tx<'a> {
         self.base.left_for(job, self.now)
     }
 
+    pub(super) fn is_out_of_money(&self, job: &Job) -> bool {
+        self.base.is_out_of_money(job)
+    }
+
+    /// True where no code run of a job may use anything.
+    pub(super) fn has_nothing_left(&self, job: &Job) -> bool {
+        self.base.has_nothing_left(job)
+    }
+
     /// Issues that wait until `issue` is done.
     pub(super) fn dependents(&self, issue: IssueNo) -> Vec<IssueNo> {
         self.base.queue.dependents(issue).collect()

@@ -7,7 +7,7 @@ use crate::{
 use factory_core::{
     budget::{DAY, Limit, Spent},
     config::{Budget, Config, EngineKind, Slots},
-    event::Now,
+    event::{Command, Event, Now},
     ids::{IssueNo, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd, Usage},
     model::{ContainerExit, PrState, RunState, Stage},
@@ -115,6 +115,62 @@ fn a_run_at_its_limit_is_gone_on_with_until_the_job_has_nothing_left() {
     );
     assert_eq!(world.state.spent_today(Now(world.now)), job.spent);
     world.assert_replay();
+}
+
+#[test]
+fn a_job_without_money_is_a_persons_however_it_came_to_that() {
+    let mut world = world(1, 100, 30, 100_000);
+    file(&mut world, "One");
+    // It says that it is done, and its check is red.
+    until(&mut world, 1, |world| {
+        world
+            .state
+            .jobs
+            .values()
+            .any(|job| matches!(job.stage, Stage::Checking { .. }))
+    });
+    let job = world.state.jobs[&IssueNo(1)].clone();
+    let Stage::Checking { run, .. } = job.stage else {
+        panic!("{job:?}")
+    };
+    // One call more than it had.
+    let spent = Usage {
+        output_tokens: CALL,
+        ..Usage::default()
+    };
+    let mut dear = world.state.jobs[&IssueNo(1)].clone();
+    dear.spent.tokens += spent.output_tokens;
+    world.state.jobs.insert(IssueNo(1), dear);
+    let red = ContainerExit {
+        code: 1,
+        oom: false,
+    };
+    world.containers.insert(run, Seen::Exited(red));
+    assert!(world.journal(Event::ContainerEnded {
+        run,
+        exit: Some(red)
+    }));
+    let job = &world.state.jobs[&IssueNo(1)];
+    assert_eq!(job.stage, Stage::NeedsHuman, "{job:?}");
+    assert_eq!(
+        world.state.needing_human().collect::<Vec<_>>(),
+        [IssueNo(1)]
+    );
+    // A limit that is lowered while it waits leads there as well, and approving leads on.
+    let by = || "ann".to_owned();
+    let approve = || Event::Command {
+        by: by(),
+        command: Command::Approve(IssueNo(1)),
+    };
+    assert!(world.journal(approve()));
+    assert!(world.state.needing_human().next().is_none());
+    assert!(!world.journal(approve()), "it has money");
+    let mut poor = world.state.jobs[&IssueNo(1)].clone();
+    poor.spent.tokens = 30;
+    world.state.jobs.insert(IssueNo(1), poor);
+    assert_eq!(world.state.needing_human().count(), 1);
+    assert!(world.journal(approve()), "as much once more");
+    assert!(world.state.jobs[&IssueNo(1)].spent.is_nothing());
 }
 
 #[test]
