@@ -208,11 +208,14 @@ impl Sim {
     }
 
     /// How full the slots are until the next thing happens. What counts is the time in which
-    /// there was enough to do for all of them, memory for each that waits, an engine, and nobody
-    /// had stopped all agents.
+    /// there was enough to do for all of them, memory for each that waits, an engine, nobody
+    /// had stopped all agents, and no breaker was open.
     pub fn reckon(&mut self, lasts: Time) {
         let state = &self.world.state;
-        if lasts == 0 || self.time < self.engine_away || state.meta.frozen.is_some() {
+        let mut breakers = state.meta.breakers.values();
+        let paused = breakers.any(|breaker| breaker.tries_at.is_some());
+        let stopped = state.meta.frozen.is_some() || paused;
+        if lasts == 0 || self.time < self.engine_away || stopped {
             return;
         }
         let slots = state.slots(&self.observed()) as usize;
