@@ -6,7 +6,7 @@ use bytes::Bytes;
 use factory_core::{
     brief::{self, Host},
     budget::Spent,
-    config::{Amounts, EngineKind, Limits},
+    config::{AgentType, Amounts, EngineKind, Limits},
     container::ContainerSpec,
     grant::{Grant, Role},
     ids::{Epoch, Oid, RunId},
@@ -168,6 +168,7 @@ fn run_of(subject: &Subject<'_>, guest: Guest) -> Run {
     Run {
         id: guest.id,
         purpose: Purpose::Check,
+        agent: AgentType::default(),
         grant: Grant {
             run: guest.id,
             epoch: Epoch(0),

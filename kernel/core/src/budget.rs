@@ -200,7 +200,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What was used on one day.
+/// What was used and done on one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Today {
@@ -208,27 +208,41 @@ pub struct Today {
     pub day: i64,
     /// What was used.
     pub spent: Spent,
+    /// Pull requests that were opened.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pull_requests: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Today {
-    /// What was used on the day of `now`. A clock that is put back by less than a day gives
+    /// What holds on the day of `now`. A clock that is put back by less than a day gives
     /// nobody the money again.
-    pub fn spent_on(&self, now: Seconds) -> Spent {
-        match self.day - now.div_euclid(DAY) {
-            0 | 1 => self.spent,
-            _ => Spent::default(),
+    #[must_use]
+    pub fn on(self, now: Seconds) -> Self {
+        let day = now.div_euclid(DAY);
+        match self.day - day {
+            0 | 1 => self,
+            _ => Self {
+                day,
+                ..Self::default()
+            },
         }
     }
 
     /// Adds what was used at `now`.
     pub fn add(&mut self, now: Seconds, spent: Spent) {
-        let day = now.div_euclid(DAY);
-        let spent = self.spent_on(now).plus(spent);
-        let is_ahead = self.day == day + 1;
-        *self = Self {
-            day: if is_ahead { self.day } else { day },
-            spent,
-        };
+        *self = self.on(now);
+        self.spent = self.spent.plus(spent);
+    }
+
+    /// Counts a pull request that is opened at `now`.
+    pub fn count_pull_request(&mut self, now: Seconds) {
+        *self = self.on(now);
+        self.pull_requests += 1;
     }
 }
 
@@ -313,8 +327,8 @@ mod tests {
         let mut today = Today::default();
         today.add(DAY + 5, used);
         today.add(DAY + 6, used);
-        assert_eq!(today.spent_on(2 * DAY - 1).tokens, 8);
-        assert!(today.spent_on(2 * DAY).is_nothing());
+        assert_eq!(today.on(2 * DAY - 1).spent.tokens, 8);
+        assert!(today.on(2 * DAY).spent.is_nothing());
         assert_eq!(midnight_after(DAY + 5), 2 * DAY);
         assert_eq!(midnight_after(2 * DAY), 3 * DAY);
     }

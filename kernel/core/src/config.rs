@@ -4,11 +4,13 @@ mod amounts;
 mod explain;
 mod image;
 mod models;
+mod types;
 
 pub use crate::engine::EngineKind;
 pub use amounts::{Amounts, Given};
 pub use image::{DEFAULT_BASE, Image};
 pub use models::{Models, Provider, Providers, Vendor};
+pub use types::{AgentType, PerDay, Quota, Types};
 
 use crate::{
     budget::{Limit, Prices, price_of},
@@ -31,6 +33,9 @@ pub struct Config {
     pub version: u32,
     /// How many containers may live at the same time.
     pub slots: Slots,
+    /// How the slots are shared out, and what each type of agent may do in a day.
+    #[serde(skip_serializing_if = "Types::is_nothing")]
+    pub types: Types,
     /// Where issues and pull requests live.
     pub forge: ForgeKind,
     /// The program that writes the code.
@@ -137,6 +142,7 @@ impl Default for Config {
         Self {
             version: 1,
             slots: Slots::Auto,
+            types: Types::default(),
             forge: ForgeKind::Local,
             engine: EngineKind::default(),
             model: None,
@@ -349,7 +355,7 @@ impl Config {
                 "an engine needs at least 64MiB; 4GiB is the default",
             );
         }
-        if let Some((key, what, help)) = amounts::flaw(self) {
+        if let Some((key, what, help)) = amounts::flaw(self).or_else(|| types::flaw(self)) {
             return fail(key, what, &help);
         }
         if let EngineKind::Command(argv) = &self.engine
@@ -415,179 +421,4 @@ fn valid_prefix(prefix: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn empty_is_default_and_default_round_trips() {
-        assert_eq!(Config::parse("").unwrap(), Config::default());
-        assert_eq!(
-            Config::parse("# only a comment\n").unwrap(),
-            Config::default()
-        );
-        let text = serde_saphyr::to_string(&Config::default()).unwrap();
-        assert_eq!(Config::parse(&text).unwrap(), Config::default(), "{text}");
-    }
-
-    #[test]
-    fn the_documented_shapes_parse() {
-        let config = Config::parse(
-            "version: 1\nslots: 8\nforge: local\nengine: {command: [\"sh\", \"./agent.sh\"]}\n\
-             models: {anthropic: {base_url: \"https://example.org\", key_env: TEAM_API_KEY}}\n\
-             image: {base: \"debian:bookworm-slim\", packages: [python3]}\nchecks: [\"make test\"]\n\
-             gates: {issues: auto, merge: human}\nrounds: 3\n\
-             limits: {memory: 1GiB, cpus: 1.5, pids: 100, wall: 10m}\nbudget: {per_run: {usd: 2.5}}\nbranch_prefix: bots/a\n",
-        )
-        .unwrap();
-        assert_eq!(config.slots, Slots::Fixed(8));
-        assert_eq!(
-            config.engine,
-            EngineKind::Command(vec!["sh".into(), "./agent.sh".into()])
-        );
-        assert_eq!(
-            config.limits,
-            Limits {
-                memory: Bytes(1 << 30),
-                cpus: Milli(1500),
-                pids: 100,
-                wall: Seconds(600),
-                stall: Seconds(600)
-            }
-        );
-        assert_eq!(config.budget.per_run.usd, Some(Milli(2500)));
-        let text = serde_saphyr::to_string(&config).unwrap();
-        assert_eq!(Config::parse(&text).unwrap(), config, "{text}");
-    }
-
-    #[test]
-    fn a_budget_in_tokens_needs_no_price() {
-        for text in [
-            "engine: codex\nmodel: house-model\n",
-            "engine: codex\nmodel: house-model\nbudget: {per_run: {tokens: 5}, per_day: {tokens: 50}}\n",
-            "engine: codex\nmodel: house-model\nprices: {house-model: {input: 1, output: 2.5}}\nbudget: {per_day: {usd: 5}}\n",
-            "engine: {command: [sh]}\nbudget: {per_day: {usd: 5}}\n",
-        ] {
-            let config = Config::parse(text).unwrap();
-            let again = serde_saphyr::to_string(&config).unwrap();
-            assert_eq!(Config::parse(&again).unwrap(), config, "{again}");
-        }
-    }
-
-    #[test]
-    fn errors_name_line_and_next_step() {
-        for (text, line, what, help) in [
-            (
-                "slots: 2\nslot: 3\n",
-                2,
-                "unknown key `slot`",
-                "did you mean `slots`?",
-            ),
-            (
-                "gates:\n  merge: robot\n",
-                2,
-                "`robot` is not a value here",
-                "known here: human, auto",
-            ),
-            (
-                "limits: {wall: 45}\n",
-                1,
-                "`45` is not a length of time",
-                "write a length of time",
-            ),
-            ("slots: 0\n", 1, "slots must be from 1", "write a number"),
-            (
-                "rounds: 2\nbranch_prefix: \"a b\"\n",
-                2,
-                "cannot begin a branch name",
-                "letters",
-            ),
-            (
-                "models:\n  anthropic: {base_url: \"http://example.org\"}\n",
-                0,
-                "would show the key",
-                "https",
-            ),
-            (
-                "models: {anthropic: {base_url: \"https://x\", key_env: SECRET_TOKEN}}\n",
-                0,
-                "does not end in _API_KEY",
-                "_API_KEY",
-            ),
-            (
-                "slots: 2\nengine: codecs\n",
-                2,
-                "`codecs` is not a value here",
-                "did you mean `codex`?",
-            ),
-            (
-                "engine: {comand: [sh]}\n",
-                1,
-                "unknown key `comand`",
-                "did you mean `command`?",
-            ),
-            (
-                "models: {opnai: {}}\n",
-                1,
-                "`opnai` is not a value here",
-                "did you mean `openai`?",
-            ),
-            (
-                "engine: codex\nmodels: {anthropic: {key_env: TEAM_API_KEY}}\n",
-                2,
-                "engine `codex` calls models over the API `responses` of openai, and `models` names no provider of it, only anthropic",
-                "openai: {key_env: OPENAI_API_KEY}",
-            ),
-            (
-                "models: {openai: [{key_env: A_API_KEY}, {base_url: \"http://example.org/v1\"}]}\n",
-                0,
-                "would show the key",
-                "https",
-            ),
-            (
-                "models: {anthropic: []}\n",
-                0,
-                "list of providers is empty",
-                "",
-            ),
-            (
-                "image: {dockerfile: \"../Dockerfile\"}\n",
-                0,
-                "leads out of the repository",
-                "relative to its top",
-            ),
-            (
-                "image: {base: x, dockerfile: Dockerfile}\n",
-                0,
-                "names both a base and a dockerfile",
-                "one of them",
-            ),
-            (
-                "slots: 2\nbudget: {per_day: {usd: -5}}\n",
-                2,
-                "`-5` is not a positive number",
-                "for example `usd: 2.5`",
-            ),
-            (
-                "budget: {per_day: {tokens: -5}}\n",
-                1,
-                "",
-                "budget: {per_run",
-            ),
-            (
-                "engine: codex\nmodel: house-model\nbudget: {per_day: {usd: 5}}\n",
-                3,
-                "budget.per_run is in dollars, and no price of the model `house-model` is known",
-                "prices: {\"house-model\":",
-            ),
-            ("prices: {m: {input: 3}}\n", 1, "", ""),
-            ("checks: [\n", 0, "", ""),
-        ] {
-            let error = Config::parse(text).unwrap_err();
-            assert!(line == 0 || error.line == line, "{text}: {error:?}");
-            assert!(
-                error.what.contains(what) && error.help.contains(help),
-                "{text}: {error:?}"
-            );
-        }
-    }
-}
+mod tests;

@@ -391,6 +391,11 @@ pub enum Refusal {
     /// What is written after `Depends-on:` names no issue.
     #[error("`Depends-on: {0}` names no issue; write `Depends-on: #3, #4`")]
     Dependency(String),
+    /// What is written after `Touches:` is not in the repository.
+    #[error(
+        "`Touches:`: `{0}` leads out of the repository; write paths from its top, like `Touches: src/auth, docs`"
+    )]
+    Touches(String),
     /// The pull request is not at the merge gate.
     #[error("pull request {pr} {}", describe(.state))]
     NotAtGate {

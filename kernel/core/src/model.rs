@@ -9,7 +9,7 @@ pub use pr::{Checked, Pr, PrState};
 use crate::{
     breaker::{Breaker, Part},
     budget::{Spent, Today},
-    config::{Amounts, Config, EngineKind, Limits},
+    config::{AgentType, Amounts, Config, EngineKind, Limits},
     event::Now,
     exit::{ExitClass, LONGEST_BACKOFF},
     grant::{Grant, Role},
@@ -171,6 +171,9 @@ pub struct Issue {
     /// here and not open any more was given up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<IssueNo>,
+    /// Paths that it says it will touch, sorted; empty for the whole repository.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub touches: Vec<String>,
     /// What is asked for; Markdown.
     #[serde(skip)]
     pub body: String,
@@ -234,6 +237,9 @@ pub struct Job {
     pub branch: String,
     /// Where the job stands.
     pub stage: Stage,
+    /// A code run of it was granted since its last approval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
     /// Since when it is in the queue: its approval.
     #[serde(default)]
     pub since: Seconds,
@@ -348,6 +354,9 @@ pub struct Run {
     pub id: RunId,
     /// What it is for.
     pub purpose: Purpose,
+    /// What its agent is.
+    #[serde(default)]
+    pub agent: AgentType,
     /// What it may do.
     pub grant: Grant,
     /// Slot number from 0, the lowest that was free.
@@ -432,6 +441,20 @@ impl UsageTotal {
 }
 
 impl Job {
+    /// True from its first run on, until it is done or a person must look at what never
+    /// became a pull request.
+    pub fn is_under_way(&self) -> bool {
+        match self.stage {
+            Stage::Queued => self.begun || self.pr.is_some(),
+            Stage::NeedsHuman => self.pr.is_some(),
+            Stage::Coding { .. }
+            | Stage::Publishing { .. }
+            | Stage::CheckDue { .. }
+            | Stage::Checking { .. }
+            | Stage::Proposed => true,
+        }
+    }
+
     /// Until when it waits before its next try. A time further away than the
     /// longest wait was set before the clock was put back: nobody waits for it.
     pub fn rests_until(&self, now: Now) -> Option<Seconds> {

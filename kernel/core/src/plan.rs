@@ -119,7 +119,8 @@ impl State {
     pub fn wakes_at(&self, now: Now) -> Option<Seconds> {
         let merging = self.prs.values().filter(|pr| pr.state.is_merging());
         let merging = merging.filter_map(|pr| self.jobs.get(&pr.issue)?.rests_until(now));
-        let tomorrow = self.day_is_used_up(now).then(|| midnight_after(now.0));
+        let waits_for_day = self.day_is_used_up(now) || self.proposals_left(now) == Some(0);
+        let tomorrow = waits_for_day.then(|| midnight_after(now.0));
         let breakers = self.meta.breakers.values();
         let tries = breakers.filter(|breaker| breaker.is_open(now.0));
         let tries = tries.filter_map(|breaker| breaker.tries_at);

@@ -24,6 +24,8 @@ pub struct IssueView {
     pub labels: Vec<String>,
     /// Issues that must be done before.
     pub depends_on: Vec<u64>,
+    /// Paths that it says it will touch.
+    pub touches: Vec<String>,
     /// Who filed it.
     pub author: String,
     /// When it was filed, RFC 3339.
@@ -166,6 +168,13 @@ impl Whole {
             let names: Vec<_> = issue.depends_on.iter().map(|on| format!("#{on}")).collect();
             field("depends", &format!("on {}", names.join(", ")));
         }
+        if !issue.touches.is_empty() {
+            let paths = issue.touches.iter().map(|path| match path.as_str() {
+                "" => ".",
+                path => path,
+            });
+            field("touches", &paths.collect::<Vec<_>>().join(", "));
+        }
         if let Some(job) = &self.job {
             field("branch", &job.branch);
             if let Some(pr) = job.pr {
@@ -219,6 +228,7 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         by,
         labels: issue.labels.clone(),
         depends_on: issue.depends_on.iter().map(|on| on.0).collect(),
+        touches: issue.touches.clone(),
         author: issue.author.clone(),
         created: stamp(issue.created),
         stage: job.map(|job| stage(&job.stage).0),

@@ -16,9 +16,9 @@ pub struct StandingView {
     pub priority: &'static str,
     /// `starts`, `runs`, `under-way` or `waits`.
     pub standing: &'static str,
-    /// Why it waits, as one word: `slot`, `memory`, `cpus`, `starts`, `day-budget`,
-    /// `job-budget`, `paused`, `approval`, `rejected`, `opens`, `merge`, `human`, `held`, `depends`, `given-up`, `rests`,
-    /// `draining` or `frozen`.
+    /// Why it waits, as one word: `slot`, `quota`, `memory`, `cpus`, `starts`, `day-budget`,
+    /// `job-budget`, `day-pull-requests`, `touches`, `paused`, `approval`, `rejected`, `opens`,
+    /// `merge`, `human`, `held`, `depends`, `given-up`, `rests`, `draining` or `frozen`.
     pub reason: Option<&'static str>,
     /// The same for people.
     pub text: String,
@@ -92,8 +92,11 @@ fn reason(wait: &Wait) -> &'static str {
             Full::Memory { .. } => "memory",
             Full::Cpus { .. } => "cpus",
             Full::Starts { .. } => "starts",
-            Full::Day { .. } | Full::Promised => "day-budget",
+            Full::Day | Full::Promised => "day-budget",
             Full::Job => "job-budget",
+            Full::Quota { .. } | Full::Kept { .. } => "quota",
+            Full::Touches { .. } => "touches",
+            Full::Proposals => "day-pull-requests",
             Full::Paused | Full::Trying => "paused",
         },
         Wait::Approval => "approval",
@@ -105,6 +108,7 @@ fn reason(wait: &Wait) -> &'static str {
         Wait::Human => "human",
         Wait::Held { .. } => "held",
         Wait::DependsOn { .. } => "depends",
+        Wait::Touches { .. } => "touches",
         Wait::GivenUp { .. } => "given-up",
         Wait::Rests { .. } => "rests",
     }

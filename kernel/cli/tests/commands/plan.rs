@@ -122,6 +122,56 @@ fn each_of_fifty_issues_is_told_what_it_waits_for() {
 }
 
 #[test]
+fn quotas_paths_and_daily_numbers_are_told_as_well() {
+    let told = |types: &str| {
+        let lab = Lab::new(&format!("{CONFIG}types: {types}\n"));
+        for body in ["Touches: src", "Touches: `src/a`, docs/*.md", "", ""] {
+            lab.factory(&["issue", "new", "-t", "Work", "-b", body])
+                .ok();
+        }
+        for n in ["1", "2", "3", "4"] {
+            lab.factory(&["issue", "approve", n]).ok();
+        }
+        lab.factory(&["issue", "show", "2"])
+            .says(&["touches  docs, src/a"]);
+        lab.factory(&["issue", "new", "-t", "Work", "-b", "Touches: ../up"])
+            .fails(5, &["`../up` leads out of the repository", "src/auth"]);
+        seen(&lab, 99);
+        let plan = lab.factory(&["plan", "--json"]).json();
+        let issues = plan["issues"].as_array().unwrap().clone();
+        let mut told: Vec<(u64, String, String)> = issues
+            .iter()
+            .filter(|issue| issue["standing"] == "waits")
+            .map(|issue| {
+                let word = |key: &str| issue[key].as_str().unwrap().to_owned();
+                (
+                    issue["issue"].as_u64().unwrap(),
+                    word("reason"),
+                    word("text"),
+                )
+            })
+            .collect();
+        told.sort_unstable();
+        told
+    };
+    let said = |n: u64, reason: &str, text: &str| (n, reason.to_owned(), text.to_owned());
+    let touches = || said(2, "touches", "waits for #1, which touches src/a too");
+    let quota = "waits for a worker slot: 2/2 used, 1st in line";
+    let kept = "waits for a slot: 1 free, kept for other types of agents, 1st in line";
+    let day = "the pull requests of the day (types.worker.per_day) are opened or under way, until 00:00 UTC";
+    for (types, last) in [
+        ("{worker: {max: 2}}", said(4, "quota", quota)),
+        ("{sensor: {min: 1}}", said(4, "quota", kept)),
+        (
+            "{worker: {per_day: {pull_requests: 2}}}",
+            said(4, "day-pull-requests", day),
+        ),
+    ] {
+        assert_eq!(told(types), [touches(), last], "{types}");
+    }
+}
+
+#[test]
 fn what_is_ordered_for_a_job_is_said_and_shown() {
     let lab = Lab::new(CONFIG);
     lab.factory(&["plan"]).says(&["no open issue"]);

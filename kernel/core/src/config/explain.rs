@@ -182,6 +182,10 @@ fn shape(key: &str) -> Option<&'static str> {
     Some(match key {
         "version" => "`version: 1`",
         "slots" => "a number from 1 to 1000, or `auto`",
+        "types" | "worker" | "sensor" | "adversary" => {
+            "for example `types: {worker: {min: 1, max: 6, per_day: {pull_requests: 20}}, sensor: {max: 2}}`"
+        }
+        "min" | "max" | "pull_requests" => "a whole number, 0 or more",
         "forge" => "`forge: local`",
         "engine" => {
             "`engine: claude`, `codex` or `mini`, or a command of your own: `engine: {command: [\"sh\", \"./agent.sh\"]}`"

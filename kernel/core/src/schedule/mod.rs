@@ -8,24 +8,30 @@ mod dependency;
 mod priority;
 mod purse;
 mod queue;
+mod share;
 mod standing;
+mod touch;
 
 pub use dependency::written_dependencies;
 pub use priority::{PREFIX, Priority};
 pub use queue::Queue;
 pub use standing::{Standing, Wait, explain};
+pub use touch::{MAY_OVERLAP, written_touches};
 
 use crate::{
-    config::{Amounts, Slots},
+    config::{AgentType, Amounts, Slots},
     event::Now,
     ids::IssueNo,
-    model::{Job, PrState, Purpose, Run, RunState, Seconds, Stage},
+    model::{Job, PrState, Purpose, Run, RunState, Stage},
     plan::Observed,
     quantity::{Bytes, Milli},
     state::State,
 };
 use purse::Purse;
-use std::collections::BTreeSet;
+use queue::Line;
+use share::Shares;
+use std::{collections::BTreeSet, vec};
+use touch::Paths;
 
 /// Containers that may be on their way to running at once, for each core: starting is
 /// what costs.
@@ -50,10 +56,15 @@ pub(crate) struct Room {
     /// How many more may be taken: fewer than are free where runs live in slots that there
     /// are no more.
     slots_left: u32,
+    shares: Shares,
     capacity: Amounts,
     left: Amounts,
     starts_left: u64,
     starts: u64,
+    /// What jobs touch that begin now.
+    touched: Paths,
+    /// Pull requests that may still be begun today.
+    proposals_left: Option<u64>,
     purse: Purse,
     code: Code,
 }
@@ -94,6 +105,18 @@ pub enum Full {
         /// How many there are.
         slots: u32,
     },
+    /// As many slots are taken as this type of agent may take.
+    Quota {
+        /// The type.
+        agent: AgentType,
+        /// How many it may take.
+        max: u32,
+    },
+    /// What is free is kept for other types of agents.
+    Kept {
+        /// How many are free.
+        free: u32,
+    },
     /// Not enough memory is left.
     Memory {
         /// What is missing.
@@ -109,19 +132,42 @@ pub enum Full {
         /// How many may.
         limit: u64,
     },
-    /// The day's budget is used up.
-    Day {
-        /// Until when; midnight UTC.
-        until: Seconds,
-    },
+    /// The day's budget is used up, until midnight UTC.
+    Day,
     /// All that is left of the day's budget may still be used by runs that live.
     Promised,
     /// The job's budget is used up.
     Job,
+    /// A job that begins now touches the same.
+    Touches {
+        /// That job.
+        on: IssueNo,
+    },
+    /// All pull requests that may be opened in a day are opened or under way.
+    Proposals,
     /// Runs failed in a row: nothing is tried for a while.
     Paused,
     /// Runs failed in a row: one alone tries again.
     Trying,
+}
+
+impl Full {
+    /// True for what concerns this job and not those behind it.
+    fn is_its_own(self) -> bool {
+        match self {
+            Full::Job | Full::Touches { .. } | Full::Proposals => true,
+            Full::Slots { .. }
+            | Full::Quota { .. }
+            | Full::Kept { .. }
+            | Full::Memory { .. }
+            | Full::Cpus { .. }
+            | Full::Starts { .. }
+            | Full::Day
+            | Full::Promised
+            | Full::Paused
+            | Full::Trying => false,
+        }
+    }
 }
 
 impl State {
@@ -134,7 +180,8 @@ impl State {
                 let times = config
                     .requests()
                     .times_in(&config.capacity(&observed.engine));
-                u32::try_from(times.clamp(1, MOST_SLOTS)).unwrap_or(1)
+                let least = u64::from(config.types.reserved().max(1));
+                u32::try_from(times.max(least).min(MOST_SLOTS)).unwrap_or(1)
             }
         }
     }
@@ -167,10 +214,12 @@ impl Room {
         let cores = observed.engine.cpus.0.div_ceil(1000).max(1);
         let starts = cores.saturating_mul(STARTS_PER_CORE);
         let mut slots_left = slots;
+        let mut shares = Shares::of(slots, state.config.config.types);
         let mut starts_left = starts;
         for run in state.runs.values() {
             free.remove(&run.slot);
             slots_left = slots_left.saturating_sub(1);
+            shares.count(run.agent);
             left.memory.0 = left.memory.0.saturating_sub(run.requests.memory.0);
             left.cpus.0 = left.cpus.0.saturating_sub(run.requests.cpus.0);
             if run.state == RunState::Starting {
@@ -181,10 +230,13 @@ impl Room {
             free,
             slots,
             slots_left,
+            shares,
             capacity,
             left,
             starts_left,
             starts,
+            touched: Paths::default(),
+            proposals_left: state.proposals_left(now),
             purse: Purse::of(state, now),
             code: Code::of(state, now),
         }
@@ -202,6 +254,9 @@ impl Room {
         let Some(slot) = free.copied() else {
             return Err(Full::Slots { slots: self.slots });
         };
+        if let Some(full) = self.shares.refusal(AgentType::Worker) {
+            return Err(full);
+        }
         if self.starts_left == 0 {
             return Err(Full::Starts { limit: self.starts });
         }
@@ -220,6 +275,9 @@ impl Room {
             if let Code::Shut(why) = self.code {
                 return Err(why);
             }
+            if state.queue.is_fresh(job.issue) {
+                self.begin(state, job)?;
+            }
             self.purse.take(state, job)?;
             if self.code == Code::One {
                 self.code = Code::Shut(Full::Trying);
@@ -227,6 +285,7 @@ impl Room {
         }
         self.free.remove(&slot);
         self.slots_left -= 1;
+        self.shares.count(AgentType::Worker);
         self.starts_left -= 1;
         self.left.memory.0 = self.left.memory.0.saturating_sub(asked.memory.0);
         self.left.cpus.0 = self.left.cpus.0.saturating_sub(asked.cpus.0);
@@ -234,31 +293,74 @@ impl Room {
     }
 }
 
-/// Runs that may begin now, in order: what is nearest to its end first.
-pub(crate) fn in_line(
-    state: &State,
-    observed: &Observed,
-    now: Now,
-) -> impl Iterator<Item = (IssueNo, Purpose)> {
-    let merge_tests = state.prs.values().filter_map(move |pr| match &pr.state {
-        PrState::Testing { run: None, .. } => {
-            let job = state.jobs.get(&pr.issue)?;
-            let pr = pr.number;
-            (job.rests_until(now).is_none()).then_some((job.issue, Purpose::MergeTest { pr }))
+impl Room {
+    /// Sets aside what a job takes that is not under way yet.
+    fn begin(&mut self, state: &State, job: &Job) -> Result<(), Full> {
+        let touches = state.queue.will_touch(job.issue);
+        if let Some((on, _)) = self.touched.overlapping(touches).min() {
+            return Err(Full::Touches { on });
         }
-        _ => None,
-    });
-    let queue = (!observed.merges_only).then(|| state.queue.in_line(now));
-    let queued = queue.into_iter().flatten().filter_map(|issue| {
-        let job = state.jobs.get(&issue)?;
-        let purpose = match job.stage {
-            Stage::CheckDue { .. } => Purpose::Check,
-            _ => Purpose::Code,
-        };
-        Some((issue, purpose))
-    });
-    let runs = merge_tests.chain(queued);
-    runs.filter(|(job, _)| !state.has_open_run(*job))
+        if let Some(left) = &mut self.proposals_left {
+            *left = left.checked_sub(1).ok_or(Full::Proposals)?;
+        }
+        self.touched.insert(job.issue, touches);
+        Ok(())
+    }
+}
+
+/// Runs that may begin now, in order: what is nearest to its end first.
+pub(crate) struct InLine<'a> {
+    state: &'a State,
+    merge_tests: vec::IntoIter<(IssueNo, Purpose)>,
+    line: Option<Line<'a>>,
+}
+
+impl<'a> InLine<'a> {
+    fn of(state: &'a State, observed: &Observed, now: Now) -> Self {
+        let merge_tests = state.prs.values().filter_map(|pr| match &pr.state {
+            PrState::Testing { run: None, .. } => {
+                let job = state.jobs.get(&pr.issue)?;
+                let pr = pr.number;
+                (job.rests_until(now).is_none()).then_some((job.issue, Purpose::MergeTest { pr }))
+            }
+            _ => None,
+        });
+        Self {
+            state,
+            merge_tests: merge_tests.collect::<Vec<_>>().into_iter(),
+            line: (!observed.merges_only).then(|| state.queue.in_line(now)),
+        }
+    }
+
+    fn leave_out_fresh(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.leave_out_fresh();
+        }
+    }
+}
+
+impl<'a> Iterator for InLine<'a> {
+    type Item = (&'a Job, Purpose);
+
+    fn next(&mut self) -> Option<(&'a Job, Purpose)> {
+        loop {
+            let test = self.merge_tests.next();
+            let (issue, test) = match test {
+                Some((issue, purpose)) => (issue, Some(purpose)),
+                None => (self.line.as_mut()?.next()?, None),
+            };
+            let Some(job) = self.state.jobs.get(&issue) else {
+                continue;
+            };
+            if !self.state.has_open_run(issue) {
+                let purpose = test.unwrap_or(match job.stage {
+                    Stage::CheckDue { .. } => Purpose::Check,
+                    _ => Purpose::Code,
+                });
+                return Some((job, purpose));
+            }
+        }
+    }
 }
 
 /// What is to begin now. Strictly in line: what does not fit holds up those behind
@@ -269,17 +371,16 @@ pub fn decide(state: &State, observed: &Observed, now: Now) -> Vec<Start> {
     }
     let mut room = Room::of(state, observed, now);
     let mut starts = Vec::new();
-    for (number, purpose) in in_line(state, observed, now) {
-        let Some(job) = state.jobs.get(&number) else {
-            continue;
-        };
+    let mut line = InLine::of(state, observed, now);
+    while let Some((job, purpose)) = line.next() {
         match room.take(state, job, &purpose) {
             Ok(slot) => starts.push(Start {
-                job: number,
+                job: job.issue,
                 purpose,
                 slot,
             }),
-            Err(Full::Job) => {}
+            Err(Full::Proposals) => line.leave_out_fresh(),
+            Err(why) if why.is_its_own() => {}
             Err(_) => break,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Full;
 use crate::{
-    budget::{Limit, Spent, midnight_after},
+    budget::{Limit, Spent},
     event::Now,
     model::{Job, Run, Stage},
     state::State,
@@ -13,7 +13,6 @@ use crate::{
 pub(super) struct Purse {
     day: Limit,
     used_up: bool,
-    until: i64,
     calls_models: bool,
 }
 
@@ -22,7 +21,6 @@ impl Purse {
         Self {
             day: state.left_of_day(now),
             used_up: state.day_is_used_up(now),
-            until: midnight_after(now.0),
             calls_models: state.config.config.engine.known().is_some(),
         }
     }
@@ -34,7 +32,7 @@ impl Purse {
         }
         let nothing = Spent::default();
         if self.used_up {
-            return Err(Full::Day { until: self.until });
+            return Err(Full::Day);
         }
         if self.day.is_reached(&nothing) {
             return Err(Full::Promised);
@@ -84,7 +82,17 @@ impl State {
     /// What was used on the day of `now`.
     pub fn spent_today(&self, now: Now) -> Spent {
         let today = self.meta.today.unwrap_or_default();
-        today.spent_on(now.0)
+        today.on(now.0).spent
+    }
+
+    /// Pull requests that may still be begun on the day of `now`; none where no number is
+    /// given. What is under way will open one as well.
+    pub(crate) fn proposals_left(&self, now: Now) -> Option<u64> {
+        let per_day = &self.config.config.types.worker.per_day;
+        let limit = u64::from(per_day.pull_requests?);
+        let opened = self.meta.today.unwrap_or_default().on(now.0).pull_requests;
+        let taken = opened.saturating_add(self.queue.unproposed());
+        Some(limit.saturating_sub(taken))
     }
 
     /// True where no model is called any more before midnight.

@@ -1,6 +1,6 @@
 //! Where every issue stands, and the one reason why its work does not begin yet.
 
-use super::{Full, Room, in_line};
+use super::{Full, InLine, Room};
 use crate::{
     config::Gate,
     event::Now,
@@ -68,6 +68,13 @@ pub enum Wait {
         /// That issue.
         on: IssueNo,
     },
+    /// One that is under way, or begins now, touches the same.
+    Touches {
+        /// That issue.
+        on: IssueNo,
+        /// The path; empty for the whole repository.
+        path: String,
+    },
     /// It pauses after a run that did not come to its own end.
     Rests {
         /// Until when.
@@ -97,10 +104,8 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
     let mut room = Room::of(state, observed, now);
     let mut full: Option<Full> = None;
     let mut place = 0;
-    for (issue, purpose) in in_line(state, observed, now) {
-        let Some(job) = state.jobs.get(&issue) else {
-            continue;
-        };
+    for (job, purpose) in InLine::of(state, observed, now) {
+        let issue = job.issue;
         if let Some(wait) = begins_nothing(state, observed) {
             standings.insert(issue, Standing::Waits(wait));
             continue;
@@ -111,8 +116,9 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
         };
         let standing = match taken {
             Ok(slot) => Standing::Starts { slot },
+            Err(Full::Touches { on }) => Standing::Waits(overlap(state, issue, on)),
             Err(why) => {
-                full = Some(why).filter(|why| *why != Full::Job);
+                full = Some(why).filter(|why| !why.is_its_own());
                 place += 1;
                 Standing::Waits(Wait::Room { full: why, place })
             }
@@ -120,6 +126,12 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
         standings.insert(issue, standing);
     }
     standings
+}
+
+fn overlap(state: &State, issue: IssueNo, on: IssueNo) -> Wait {
+    let path = state.queue.common(issue, on).unwrap_or_default();
+    let path = path.to_owned();
+    Wait::Touches { on, path }
 }
 
 /// Why no run of any job begins.
@@ -175,6 +187,9 @@ fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
     {
         return Standing::Waits(Wait::DependsOn { on });
     }
+    if let Some((on, _)) = state.queue.bar(job.issue) {
+        return Standing::Waits(overlap(state, job.issue, on));
+    }
     match job.rests_until(now) {
         Some(until) => Standing::Waits(Wait::Rests {
             until,
@@ -195,12 +210,20 @@ impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Full::Slots { slots } => write!(f, "waits for a slot: {slots}/{slots} used"),
+            Full::Quota { agent, max } => write!(f, "waits for a {agent} slot: {max}/{max} used"),
+            Full::Kept { free } => {
+                write!(f, "waits for a slot: {free} free, kept for other types of agents")
+            }
             Full::Memory { missing } => write!(f, "waits for {missing} of memory"),
             Full::Cpus { missing } => write!(f, "waits for {missing} of a processor core"),
             Full::Starts { limit } => write!(f, "waits for others to start: {limit} at a time"),
-            Full::Day { .. } => f.write_str("day budget used up until 00:00 UTC"),
+            Full::Day => f.write_str("day budget used up until 00:00 UTC"),
             Full::Promised => f.write_str("waits for what live runs leave of the day's budget"),
             Full::Job => f.write_str("its job's budget is used up"),
+            Full::Touches { on } => write!(f, "waits for #{on}, which touches the same"),
+            Full::Proposals => f.write_str(
+                "the pull requests of the day (types.worker.per_day) are opened or under way, until 00:00 UTC",
+            ),
             Full::Paused => {
                 f.write_str("paused after failures in a row (`factory status` says which)")
             }
@@ -229,6 +252,7 @@ impl fmt::Display for Wait {
             Wait::Room {
                 full: Full::Job, ..
             } => f.write_str("its job's budget is used up: raise budget.per_job in factory.yaml, or approve it again"),
+            Wait::Room { full, .. } if full.is_its_own() => full.fmt(f),
             Wait::Room { full, place } => write!(f, "{full}, {} in line", ordinal(*place)),
             Wait::Approval => f.write_str("waits for your approval"),
             Wait::Rejected => f.write_str("was cancelled or rejected; waits for your approval"),
@@ -241,6 +265,10 @@ impl fmt::Display for Wait {
             Wait::Human => f.write_str("needs you to look at it"),
             Wait::Held { by } => write!(f, "held by {by}"),
             Wait::DependsOn { on } => write!(f, "waits until #{on} is done"),
+            Wait::Touches { on, path } if path.is_empty() => {
+                write!(f, "waits for #{on}: one of them touches the whole repository")
+            }
+            Wait::Touches { on, path } => write!(f, "waits for #{on}, which touches {path} too"),
             Wait::GivenUp { on } => {
                 write!(f, "depends on #{on}, which was closed without being done")
             }

@@ -6,7 +6,7 @@ use crate::{
     event::{Command, Refusal},
     ids::{IssueNo, PrNo},
     model::{Issue, IssueState, NEEDS_HUMAN, PrState, REJECTED, Stage},
-    schedule::written_dependencies,
+    schedule::{written_dependencies, written_touches},
     text,
 };
 
@@ -93,6 +93,7 @@ fn new_issue(
         comments: 0,
         runs: 0,
         depends_on: Vec::new(),
+        touches: written_touches(&body)?,
         body,
     };
     queue::add_labels(&mut issue, labels)?;
@@ -115,6 +116,7 @@ fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal
         }
     };
     job.stage = Stage::Queued;
+    job.begun = false;
     job.since = tx.now.0;
     job.not_before = None;
     job.bumped = None;

@@ -16,6 +16,7 @@ pub(super) fn new(issue: IssueNo, branch: String, now: Seconds) -> Job {
         issue,
         branch,
         stage: Stage::Queued,
+        begun: false,
         since: now,
         held_by: None,
         bumped: None,
@@ -140,6 +141,7 @@ pub(super) fn propose(
         None => {
             let meta = tx.meta();
             meta.last_pr += 1;
+            meta.today.get_or_insert_default().count_pull_request(now);
             (PrNo(meta.last_pr), "opened")
         }
     };

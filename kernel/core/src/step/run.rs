@@ -4,6 +4,7 @@ use super::tx::Tx;
 use crate::{
     brief,
     budget::Spent,
+    config::AgentType,
     container::ContainerSpec,
     engine,
     event::{GrantFacts, Refusal},
@@ -39,6 +40,7 @@ pub(super) fn granted(
     let (from, to) = match (&purpose, &job.stage) {
         (Purpose::Code, Stage::Queued) => {
             job.stage = Stage::Coding { run: id };
+            job.begun = true;
             ("queued", "coding")
         }
         (Purpose::Check, Stage::CheckDue { commit }) if *commit == facts.start => {
@@ -110,6 +112,7 @@ pub(super) fn granted(
     tx.put_run(Run {
         id,
         purpose,
+        agent: AgentType::Worker,
         grant,
         slot,
         container: ContainerSpec::name_for(&facts.home, id),

@@ -191,8 +191,7 @@ fn a_used_up_day_lets_checks_and_merges_go_on_and_ends_at_midnight() {
         .filter_map(|standing| match standing {
             Standing::Waits(
                 wait @ Wait::Room {
-                    full: Full::Day { .. },
-                    ..
+                    full: Full::Day, ..
                 },
             ) => Some(wait.to_string()),
             _ => None,

@@ -13,6 +13,7 @@ mod crash;
 mod given;
 mod moved;
 mod queue;
+mod share;
 mod sim;
 mod world;
 

@@ -8,10 +8,11 @@ use factory_core::{
     config::{Amounts, Config, Given, Slots},
     event::{Command, Event, MergeResult, Now, Refusal},
     ids::{IssueNo, PrNo},
-    model::{PrState, Purpose, RunState},
+    model::{Issue, PrState, Purpose, RunState, Stage},
     plan::{Action, Observed, plan},
     quantity::{Bytes, Milli},
     schedule::{self, Full, Standing, Wait},
+    state::State,
     step::step,
 };
 use proptest::prelude::*;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 
 const HOUR: i64 = 3600;
 
-fn order(world: &mut World, command: Command) -> Result<(), Refusal> {
+pub fn order(world: &mut World, command: Command) -> Result<(), Refusal> {
     let event = Event::Command {
         by: "ann".into(),
         command,
@@ -30,7 +31,12 @@ fn order(world: &mut World, command: Command) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn new(world: &mut World, title: &str, body: &str, labels: &[&str]) -> Result<IssueNo, Refusal> {
+pub fn new(
+    world: &mut World,
+    title: &str,
+    body: &str,
+    labels: &[&str],
+) -> Result<IssueNo, Refusal> {
     let command = Command::NewIssue {
         title: title.into(),
         body: body.into(),
@@ -41,14 +47,14 @@ fn new(world: &mut World, title: &str, body: &str, labels: &[&str]) -> Result<Is
     Ok(IssueNo(world.state.meta.last_issue))
 }
 
-fn approved(world: &mut World, labels: &[&str]) -> IssueNo {
+pub fn approved(world: &mut World, labels: &[&str]) -> IssueNo {
     let number = new(world, "Work", "", labels).unwrap();
     order(world, Command::Approve(number)).unwrap();
     number
 }
 
 /// Who would begin with one slot free after the other.
-fn turns(world: &World) -> Vec<u64> {
+pub fn turns(world: &World) -> Vec<u64> {
     let observed = Observed {
         slots: Some(1000),
         engine: Amounts {
@@ -61,7 +67,7 @@ fn turns(world: &World) -> Vec<u64> {
     starts.iter().map(|start| start.job.0).collect()
 }
 
-fn waits(world: &World, observed: &Observed) -> BTreeMap<u64, String> {
+pub fn waits(world: &World, observed: &Observed) -> BTreeMap<u64, String> {
     let standings = schedule::explain(&world.state, observed, Now(world.now));
     let said = |standing: Standing| match standing {
         Standing::Waits(wait) => wait.to_string(),
@@ -404,6 +410,22 @@ fn a_pull_request_whose_rework_waits_for_a_person_keeps_nobody_busy() {
     assert!(world.state.is_idle(), "only a person can go on");
 }
 
+/// True where a job that begins touches what another one does that is under way.
+fn overlaps(state: &State, fresh: IssueNo, other: IssueNo) -> bool {
+    let beside = &state.jobs[&other];
+    let (mine, its) = (&state.issues[&fresh], &state.issues[&other]);
+    let waits = matches!(beside.stage, Stage::Queued | Stage::CheckDue { .. });
+    let is_held_up = waits && !its.depends_on.is_empty();
+    let is_beside = fresh != other && beside.is_under_way() && !is_held_up;
+    is_beside && !state.jobs[&fresh].is_under_way() && share_a_path(mine, its)
+}
+
+fn share_a_path(one: &Issue, other: &Issue) -> bool {
+    let within = |one: &str, other: &str| one == other || one.starts_with(&format!("{other}/"));
+    let same = |a: &String| other.touches.iter().any(|b| within(a, b) || within(b, a));
+    one.touches.iter().any(same)
+}
+
 /// What must hold after every step, whatever was ordered and whatever happened.
 fn holds(world: &World, observed: &Observed) -> Result<(), TestCaseError> {
     let state = &world.state;
@@ -428,6 +450,16 @@ fn holds(world: &World, observed: &Observed) -> Result<(), TestCaseError> {
         prop_assert!(is_merge || job.held_by.is_none(), "a held job starts");
         let free = state.issues[&start.job].depends_on.is_empty();
         prop_assert!(is_merge || free, "a dependent starts too early");
+        for other in state.jobs.keys() {
+            let overlap = overlaps(state, start.job, *other);
+            prop_assert!(!overlap, "{} starts beside {other}", start.job);
+        }
+        for other in starts.iter().filter(|other| other.job < start.job) {
+            let (one, other) = (start.job, other.job);
+            let fresh = [one, other].iter().all(|n| !state.jobs[n].is_under_way());
+            let both = share_a_path(&state.issues[&one], &state.issues[&other]);
+            prop_assert!(!fresh || !both, "{one} starts together with {other}");
+        }
     }
     let told = explained.values();
     let told = told
@@ -462,13 +494,18 @@ proptest! {
         };
         let mut world = World::new(seed, true, config);
         let labels = ["priority/low", "priority/high", "priority/critical", "ui"];
+        let bodies = ["", "Touches: src", "Touches: src/a, docs", "Touches: docs/b"];
         let observed = world.observed();
         for _ in 0..150 {
             let n = IssueNo(world.dice.roll(8) + 1);
             let other = IssueNo(world.dice.roll(8) + 1);
             let label = labels[world.dice.roll(4) as usize];
             let command = match world.dice.roll(24) {
-                0 => { new(&mut world, "Work", "", &[label]).unwrap(); continue }
+                0 => {
+                    let body = bodies[world.dice.roll(4) as usize];
+                    new(&mut world, "Work", body, &[label]).unwrap();
+                    continue
+                }
                 1 => Command::Depend { issue: n, on: vec![other], off: vec![] },
                 2 => Command::Hold(n),
                 3 | 4 => Command::Release(n),

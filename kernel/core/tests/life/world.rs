@@ -8,7 +8,9 @@ use factory_core::{
     grant::Role,
     ids::{IssueNo, Oid, PrNo, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd, Usage},
-    model::{ContainerExit, EffectKind, IssueState, KernelId, PrState, Purpose, RunState, Stage},
+    model::{
+        ContainerExit, EffectKind, IssueState, KernelId, Pr, PrState, Purpose, RunState, Stage,
+    },
     plan::{Action, Observed, Seen, plan},
     state::{Put, State},
     step::{Step, step},
@@ -574,9 +576,10 @@ impl World {
     pub fn assert_told(&self) {
         for issue in self.state.issues.values() {
             let waits = issue.has_label("needs-human") || issue.has_label("rejected");
-            let noted =
-                |pr: &factory_core::model::Pr| pr.issue == issue.number && pr.note.is_some();
-            let told = waits || self.state.prs.values().any(noted);
+            let noted = |pr: &Pr| pr.issue == issue.number && pr.note.is_some();
+            // The one that bars it is told of.
+            let barred = self.state.queue.bar(issue.number).is_some();
+            let told = waits || barred || self.state.prs.values().any(noted);
             assert!(told, "forgotten: {issue:?}");
         }
         let unique: BTreeSet<_> = self.merged.iter().collect();
