@@ -370,6 +370,12 @@ impl<'a> Workspace<'a> {
         let Some(tip) = self.tip(branch).await? else {
             return Ok(());
         };
+        // What an engine pushed is noted here; one that notes what it did not push harms itself.
+        let tracked = format!("refs/remotes/origin/{branch}");
+        let pushed = self.git.commit(&tracked).await;
+        if pushed.is_ok_and(|pushed| pushed.as_deref() == Some(tip.as_str())) {
+            return Ok(());
+        }
         crate::log(format_args!("push {tip} to {branch}"));
         let to = format!("{tip}:refs/heads/{branch}");
         let mut back_off = BackOff::new();

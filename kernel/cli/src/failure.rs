@@ -183,6 +183,7 @@ impl From<RepoError> for Failure {
         let class = match &error {
             RepoError::Io { source, .. } => class_of(source),
             RepoError::Git { .. }
+            | RepoError::Refs { .. }
             | RepoError::NoBranch { .. }
             | RepoError::TooLarge { .. }
             | RepoError::NotForward { .. } => Class::Internal,

@@ -2,7 +2,7 @@
 //! containers mount.
 
 use crate::git::{Git, GitCall};
-use crate::repo::{RepoError, commit_of, doing, make_bare};
+use crate::repo::{RepoError, commit_of, doing, io, make_bare, refs_below};
 use crate::user::UserRepo;
 use factory_core::ids::Oid;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ impl BaseRepo {
     }
 
     /// Brings the history of one branch of the user's repository and returns
-    /// its tip. Costs two short processes where nothing moved.
+    /// its tip. Costs one short process where nothing moved.
     pub fn fetch_target(&self, user: &UserRepo, branch: &str) -> Result<Oid, RepoError> {
         let name = format!("refs/heads/{branch}");
         let no_branch = || RepoError::NoBranch {
@@ -62,7 +62,7 @@ impl BaseRepo {
             repository: user.dir().to_owned(),
         };
         let tip = user.tip(branch)?.ok_or_else(no_branch)?;
-        if commit_of(&self.git, &name)?.as_ref() == Some(&tip) {
+        if self.heads()?.contains(&(name.clone(), tip.clone())) {
             return Ok(tip);
         }
         fetch_from_user(&self.git, user, format!("+{name}:{name}"))
@@ -74,6 +74,19 @@ impl BaseRepo {
             .map_err(doing("name the target branch in base.git"))?;
         // The branch may have moved on while it was fetched.
         commit_of(&self.git, &name)?.ok_or_else(no_branch)
+    }
+
+    /// The branches that are here, by their full names.
+    pub(crate) fn heads(&self) -> Result<Vec<(String, Oid)>, RepoError> {
+        refs_below(self.dir(), "refs/heads/")
+    }
+
+    /// The branch that clones take for the default: the newest target.
+    pub(crate) fn default_branch(&self) -> Result<String, RepoError> {
+        let file = self.dir().join("HEAD");
+        let text = std::fs::read_to_string(&file).map_err(io("read", &file))?;
+        let name = text.trim_end().strip_prefix("ref: refs/heads/");
+        Ok(name.unwrap_or_default().to_owned())
     }
 
     /// True when the commit is here.

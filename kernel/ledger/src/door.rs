@@ -4,7 +4,8 @@
 use crate::base::{BaseRepo, fetch_from_user};
 use crate::git::Git;
 use crate::repo::{
-    RepoError, alternates_line, doing, io, make_bare, nul_separated, path_from, write_file,
+    RepoError, alternates_line, doing, io, make_bare, nul_separated, path_from, refs_below,
+    write_file,
 };
 use crate::user::UserRepo;
 use factory_core::ids::{Oid, RunId};
@@ -175,10 +176,22 @@ impl DoorRepo {
         Ok(runs)
     }
 
-    /// Closes a run's namespace in one step. What the run left stays reachable
+    /// Closes a run's namespace. What the run left stays reachable
     /// from `refs/keep/run/<run>`, and its newest checkpoint, where it made one,
     /// from `refs/keep/checkpoint/<run>`. Repeating it is harmless.
     pub fn close_run(&self, run: RunId) -> Result<(), RepoError> {
+        self.settle_run(run, None, &[])
+    }
+
+    /// Closes a run's namespace as [`DoorRepo::close_run`] does, holds a commit as
+    /// [`DoorRepo::keep`] does, and lets go of checkpoints that nobody resumes from: all
+    /// of it or nothing. Repeating it is harmless.
+    pub fn settle_run(
+        &self,
+        run: RunId,
+        kept: Option<(&str, &Oid)>,
+        spent: &[RunId],
+    ) -> Result<(), RepoError> {
         let there = self.refs_of(run)?;
         let heads = own_ref(run, "refs/heads/");
         let named = |name: &str| {
@@ -191,25 +204,24 @@ impl DoorRepo {
         if let Some(left) = branch.map(|(_, oid)| oid).or(start) {
             orders.update(&keep_ref(&format!("run/{run}")), left, None);
         }
-        if let Some(made) = named(CHECKPOINT_REF).filter(|oid| Some(*oid) != start) {
+        let made = named(CHECKPOINT_REF).filter(|oid| Some(*oid) != start);
+        if let Some(made) = made.filter(|_| !spent.contains(&run)) {
             orders.update(&kept_checkpoint(run), made, None);
         }
         for (name, oid) in &there {
             orders.delete(name, Some(oid));
         }
+        if let Some((name, commit)) = kept {
+            orders.update(&keep_ref(name), commit, None);
+        }
+        for run in spent {
+            orders.delete(&kept_checkpoint(*run), None);
+        }
         self.perform(orders, format!("close the namespace of run {run}"))
     }
 
-    /// Lets go of the checkpoint of a closed run, once nobody resumes from it.
-    /// Repeating it is harmless.
-    pub fn drop_checkpoint(&self, run: RunId) -> Result<(), RepoError> {
-        let mut orders = Orders::default();
-        orders.delete(&kept_checkpoint(run), None);
-        self.perform(orders, format!("drop the checkpoint of run {run}"))
-    }
-
     /// Holds a commit reachable at `refs/keep/<name>`, in place of what was
-    /// held there. Names below `run/` and `checkpoint/` belong to [`DoorRepo::close_run`].
+    /// held there. Names below `run/` and `checkpoint/` belong to [`DoorRepo::settle_run`].
     pub fn keep(&self, name: &str, commit: &Oid) -> Result<(), RepoError> {
         let mut orders = Orders::default();
         orders.update(&keep_ref(name), commit, None);
@@ -347,21 +359,7 @@ impl DoorRepo {
     }
 
     fn refs_of(&self, run: RunId) -> Result<Vec<(String, Oid)>, RepoError> {
-        let call = self
-            .git
-            .call(["for-each-ref", "--format=%(objectname) %(refname)"]);
-        let call = call.arg(space(run));
-        let wrong = || doing(format!("list the refs of run {run}"));
-        let out = call.clone().run().map_err(wrong())?;
-        let text = String::from_utf8_lossy(&out.stdout);
-        text.lines()
-            .map(|line| {
-                let pair = line
-                    .split_once(' ')
-                    .and_then(|(o, n)| Some((n.to_owned(), o.parse().ok()?)));
-                pair.ok_or_else(|| wrong()(call.unexpected(line.as_bytes())))
-            })
-            .collect()
+        refs_below(self.dir(), &own_ref(run, ""))
     }
 
     /// Performs all orders or none.

@@ -23,6 +23,15 @@ pub enum RepoError {
         #[source]
         source: GitError,
     },
+    /// The refs of a repository of ours could not be read.
+    #[error("cannot read the refs in {path}", path = path.display())]
+    Refs {
+        /// The repository.
+        path: PathBuf,
+        /// What libgit2 said.
+        #[source]
+        source: git2::Error,
+    },
     /// A file or directory could not be made, read or removed.
     #[error("cannot {doing} {path}; {way_out}", path = path.display(), way_out = way_out(.source))]
     Io {
@@ -94,6 +103,27 @@ pub(crate) fn commit_of(git: &Git, spec: &str) -> Result<Option<Oid>, RepoError>
         return Ok(None);
     }
     oid_in(&call, &out.stdout).map(Some).map_err(wrong())
+}
+
+/// The refs of a repository of ours whose names begin with `prefix`, with the objects that
+/// they name, sorted. Costs no process: every push asks several times.
+pub(crate) fn refs_below(dir: &Path, prefix: &str) -> Result<Vec<(String, Oid)>, RepoError> {
+    let failed = |source| RepoError::Refs {
+        path: dir.to_owned(),
+        source,
+    };
+    let repository = git2::Repository::open_bare(dir).map_err(failed)?;
+    let all = repository.references_glob(&format!("{prefix}*"));
+    let mut found = Vec::new();
+    for reference in all.map_err(failed)? {
+        let reference = reference.map_err(failed)?;
+        let name = reference.name().map_err(failed)?.to_owned();
+        let oid = reference.target().map(|oid| oid.to_string().parse());
+        // Symbolic ones lead to others of them.
+        found.extend(oid.and_then(Result::ok).map(|oid| (name, oid)));
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// The object id that is all of `output`.

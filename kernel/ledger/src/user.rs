@@ -6,8 +6,9 @@ use crate::door::DoorRepo;
 use crate::git::Git;
 use crate::repo::{self, RepoError, TreeEntry, commit_of, doing, nul_separated, path_from};
 use factory_core::ids::Oid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Serves objects out of `door.git`, whose configuration hides everything, to
 /// the one client that may have all of it.
@@ -66,6 +67,41 @@ pub enum Move {
 #[derive(Debug, Clone)]
 pub struct UserRepo {
     git: Git,
+    read: Arc<Mutex<Read>>,
+}
+
+/// Files of a commit by path, and what of it was asked for.
+type Files = ((Oid, Vec<String>), BTreeMap<String, Vec<u8>>);
+
+/// What was read last, the newest at the end: what a commit holds never changes, and every
+/// run asks the same of the same few.
+#[derive(Debug, Default)]
+struct Read(VecDeque<Files>);
+
+impl Read {
+    /// Commits that are looked at by turns: the target, and what a run was briefed with,
+    /// each with its configuration, its base and its intent layer.
+    const MOST: usize = 8;
+    /// Most bytes of one that is kept.
+    const LARGEST: usize = 128 << 10;
+
+    fn get(&self, commit: &Oid, dirs: &[&str]) -> Option<BTreeMap<String, Vec<u8>>> {
+        let same = |asked: &(Oid, Vec<String>)| asked.0 == *commit && asked.1 == dirs;
+        let (_, files) = self.0.iter().find(|(asked, _)| same(asked))?;
+        Some(files.clone())
+    }
+
+    fn put(&mut self, commit: &Oid, dirs: &[&str], files: &BTreeMap<String, Vec<u8>>) {
+        let bytes = files.iter().map(|(path, bytes)| path.len() + bytes.len());
+        if bytes.sum::<usize>() > Self::LARGEST {
+            return;
+        }
+        let dirs = dirs.iter().map(|dir| (*dir).to_owned()).collect();
+        self.0.push_back(((commit.clone(), dirs), files.clone()));
+        if self.0.len() > Self::MOST {
+            self.0.pop_front();
+        }
+    }
 }
 
 impl UserRepo {
@@ -74,6 +110,7 @@ impl UserRepo {
     pub fn open(common_dir: impl Into<PathBuf>) -> Self {
         Self {
             git: Git::new(common_dir),
+            read: Arc::default(),
         }
     }
 
@@ -126,18 +163,27 @@ impl UserRepo {
         path: &str,
         limit: u64,
     ) -> Result<Option<Vec<u8>>, RepoError> {
-        Ok(repo::read_files(&self.git, commit, &[path], limit)?.remove(path))
+        Ok(self.read_files(commit, &[path], limit)?.remove(path))
     }
 
     /// All regular files below the directories of a commit, by path; together
-    /// at most `limit` bytes. Two processes, however many files there are.
+    /// at most `limit` bytes. Two processes, however many files there are; none where
+    /// the same was read a short time ago.
     pub fn read_files(
         &self,
         commit: &Oid,
         dirs: &[&str],
         limit: u64,
     ) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
-        repo::read_files(&self.git, commit, dirs, limit)
+        let read = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = |files: &BTreeMap<String, Vec<u8>>| files.values().map(Vec::len).sum::<usize>();
+        let known = read().get(commit, dirs);
+        if let Some(files) = known.filter(|files| bytes(files) as u64 <= limit) {
+            return Ok(files);
+        }
+        let files = repo::read_files(&self.git, commit, dirs, limit)?;
+        read().put(commit, dirs, &files);
+        Ok(files)
     }
 
     /// The contents of entries of [`UserRepo::list_tree`], in their order; of

@@ -4,9 +4,9 @@
 //! git executes there.
 
 use crate::base::BaseRepo;
-use crate::git::Git;
 use crate::merge::Author;
-use crate::repo::{RepoError, alternates_line, doing, io, write_file};
+use crate::repo::{RepoError, alternates_line, io, write_file};
+use factory_core::ids::Oid;
 use factory_core::wire::{BASE_GIT, START_REF};
 use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
@@ -36,41 +36,43 @@ pub fn create(base: &BaseRepo, wanted: &Workspace<'_>) -> Result<(), RepoError> 
     if wanted.dir.exists() {
         return Ok(());
     }
-    let parent = wanted.dir.parent().unwrap_or(Path::new("/"));
     let half = beside(wanted.dir, "new");
     remove_tree(&half)?;
-    Git::isolated(parent)
-        .call([
-            "clone",
-            "--quiet",
-            "--shared",
-            "--no-checkout",
-            "--no-tags",
-            "--template=",
-            "--",
-        ])
-        .args([base.dir(), &half])
-        .run()
-        .map_err(doing(format!(
-            "make the workspace {}",
-            wanted.dir.display()
-        )))?;
     let git_dir = half.join(".git");
-    // From here on the objects are only found where the container mounts them.
+    for dir in ["objects/info", "objects/pack", "refs/heads", "refs/tags"] {
+        let dir = git_dir.join(dir);
+        fs::create_dir_all(&dir).map_err(io("make the directory", &dir))?;
+    }
+    // Objects are only found where the container mounts them.
     let objects = Path::new(BASE_GIT).join("objects");
-    write_file(
-        &git_dir.join("objects/info/alternates"),
-        &alternates_line(&objects),
-    )?;
-    write_file(&git_dir.join("config"), config(wanted).as_bytes())?;
-    if let Some(branch) = wanted.branch {
-        write_file(
-            &git_dir.join("HEAD"),
-            format!("ref: refs/heads/{branch}\n").as_bytes(),
-        )?;
+    let heads = base.heads()?;
+    let default = base.default_branch()?;
+    let branch = wanted.branch.unwrap_or(&default);
+    for (name, content) in [
+        ("objects/info/alternates", alternates_line(&objects)),
+        ("config", config(wanted).into_bytes()),
+        ("packed-refs", packed_refs(&heads, &default).into_bytes()),
+        ("HEAD", format!("ref: refs/heads/{branch}\n").into_bytes()),
+    ] {
+        write_file(&git_dir.join(name), &content)?;
     }
     give(&half, wanted.uid, wanted.gid)?;
     fs::rename(&half, wanted.dir).map_err(io("make the workspace", wanted.dir))
+}
+
+/// The branches of `base.git` as a clone of it has them: all as the remote's, and the
+/// default one as its own.
+fn packed_refs(heads: &[(String, Oid)], default: &str) -> String {
+    let mut text = "# pack-refs with: peeled fully-peeled sorted \n".to_owned();
+    let own = format!("refs/heads/{default}");
+    for (name, oid) in heads.iter().filter(|(name, _)| *name == own) {
+        text.push_str(&format!("{oid} {name}\n"));
+    }
+    for (name, oid) in heads {
+        let name = name.strip_prefix("refs/heads/").unwrap_or(name);
+        text.push_str(&format!("{oid} refs/remotes/origin/{name}\n"));
+    }
+    text
 }
 
 /// Removes a workspace and all that was left of it. Nothing in it is opened or

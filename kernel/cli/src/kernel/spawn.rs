@@ -433,18 +433,12 @@ pub fn collect<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Wo
         remove(&tools, id).await?;
         tools
             .git(move |repos| {
-                if let Some(commit) = keep {
-                    // The next runs of the job start from it.
-                    around(Kernel, "keep", || {
-                        repos.door.keep(&format!("job-{}", id.job), &commit)
-                    })?;
-                }
-                around(Kernel, "close-run", || repos.door.close_run(id))?;
-                for run in spent {
-                    around(Kernel, "drop-checkpoint", || {
-                        repos.door.drop_checkpoint(run)
-                    })?;
-                }
+                // The next runs of the job start from it.
+                let name = format!("job-{}", id.job);
+                let kept = keep.as_ref().map(|commit| (name.as_str(), commit));
+                around(Kernel, "close-run", || {
+                    repos.door.settle_run(id, kept, &spent)
+                })?;
                 Ok(())
             })
             .await?;

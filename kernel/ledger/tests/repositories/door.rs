@@ -128,8 +128,8 @@ fn a_checkpoint_outlives_its_run_until_it_is_dropped() {
         door.close_run(r).unwrap();
     }
     assert_eq!(kept("refs/keep/checkpoint/"), saved.as_str());
-    door.drop_checkpoint(first).unwrap();
-    door.drop_checkpoint(first).unwrap();
+    door.settle_run(next, None, &[first]).unwrap();
+    door.settle_run(next, None, &[first]).unwrap();
     assert_eq!(kept("refs/keep/checkpoint/"), "");
     git(door.dir(), &["gc", "-q", "--prune=now"]);
     assert!(matches!(
