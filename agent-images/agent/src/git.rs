@@ -221,12 +221,31 @@ impl Git<'_> {
     /// # Errors
     /// Git cannot run.
     pub async fn commit(&self, name: &str) -> Result<Option<String>, GitError> {
-        let name = format!("{name}^{{commit}}");
-        let done = self
-            .run(&["rev-parse", "--verify", "-q", &name], QUICK, None)
-            .await?;
-        let id = text(&done.stdout, 80).trim().to_owned();
-        Ok((done.exit == Exit::Code(0)).then_some(id))
+        let [commit] = self.commits([name]).await?;
+        Ok(commit)
+    }
+
+    /// The commits that names stand for, in one process.
+    ///
+    /// # Errors
+    /// Git cannot run.
+    pub async fn commits<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> Result<[Option<String>; N], GitError> {
+        let wanted: String = names.map(|name| format!("{name}^{{commit}}\n")).concat();
+        let extra = Extra {
+            stdin: Some(wanted.as_bytes()),
+            ..Extra::default()
+        };
+        let check = ["cat-file", "--batch-check=%(objectname) %(objecttype)"];
+        let found = self.run_with(&check, QUICK, None, extra).await?.ok()?;
+        let found = String::from_utf8_lossy(&found);
+        let mut lines = found.lines();
+        Ok(names.map(|_| {
+            let id = lines.next()?.strip_suffix(" commit")?;
+            Some(id.to_owned())
+        }))
     }
 
     /// The newest common ancestor of two commits; none where they share nothing.

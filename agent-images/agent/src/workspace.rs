@@ -337,11 +337,14 @@ impl<'a> Workspace<'a> {
 
     /// What is to be pushed: HEAD, wherever the engine left it, unless the
     /// branch itself is further on. None when there is nothing beyond the start.
+    /// None as well where the engine pushed it; one that notes down a push that it did not
+    /// make harms itself.
     async fn tip(&self, branch: &str) -> Result<Option<String>, String> {
         let cannot = |e: GitError| format!("The work could not be pushed: {e}");
         let named = format!("refs/heads/{branch}");
-        let head = self.git.commit("HEAD").await.map_err(cannot)?;
-        let own = self.git.commit(&named).await.map_err(cannot)?;
+        let tracked = format!("refs/remotes/origin/{branch}");
+        let names = ["HEAD", &named, &tracked];
+        let [head, own, pushed] = self.git.commits(names).await.map_err(cannot)?;
         let tip = match (head, own) {
             (None, None) => {
                 return Err(format!(
@@ -363,19 +366,14 @@ impl<'a> Workspace<'a> {
                 }
             }
         };
-        Ok((tip != self.start.as_str()).then_some(tip))
+        let is_new = tip != self.start.as_str() && pushed.as_ref() != Some(&tip);
+        Ok(is_new.then_some(tip))
     }
 
     async fn push(&self, branch: &str) -> Result<(), String> {
         let Some(tip) = self.tip(branch).await? else {
             return Ok(());
         };
-        // What an engine pushed is noted here; one that notes what it did not push harms itself.
-        let tracked = format!("refs/remotes/origin/{branch}");
-        let pushed = self.git.commit(&tracked).await;
-        if pushed.is_ok_and(|pushed| pushed.as_deref() == Some(tip.as_str())) {
-            return Ok(());
-        }
         crate::log(format_args!("push {tip} to {branch}"));
         let to = format!("{tip}:refs/heads/{branch}");
         let mut back_off = BackOff::new();
