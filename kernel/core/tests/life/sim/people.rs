@@ -45,10 +45,14 @@ impl Sim {
                 on.push(format!("#{other}"));
             }
         }
-        let body = match on.is_empty() {
+        let mut body = match on.is_empty() {
             true => "Do it.".to_owned(),
             false => format!("Do it.\n\nDepends-on: {}\n", on.join(", ")),
         };
+        if self.chance(20) {
+            let (part, file) = (self.roll(20), self.roll(3));
+            body.push_str(&format!("\nTouches: part{part}/{file}, docs/{part}\n"));
+        }
         let filed = self.order(Command::NewIssue {
             title: "Work".into(),
             body,

@@ -1,12 +1,13 @@
 //! What is reckoned: how full the slots were, how long jobs waited, and what must never be.
 
 use super::{CAPACITY, MINUTE, Sim, Time};
+use crate::queue::overlaps;
 use factory_core::{
     event::Command,
     ids::IssueNo,
     model::{IssueState, Job, PrState, Purpose, REJECTED, Stage},
     quantity::Bytes,
-    schedule::{Priority, written_dependencies},
+    schedule::{Priority, written_dependencies, written_touches},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +15,12 @@ use std::{
 };
 
 /// What must never be, each as it is told.
-const LAWS: [&str; 10] = [
+const LAWS: [&str; 11] = [
     "above slots",
     "above capacity",
     "a held job begun",
     "a dependent begun too early",
+    "begun beside what touches the same",
     "two runs of one job",
     "a run begun while all are stopped",
     "a merge twice",
@@ -97,7 +99,8 @@ impl Sim {
                 let number = IssueNo(self.world.state.meta.last_issue);
                 let mut on: BTreeSet<_> = written_dependencies(body).unwrap().into_iter().collect();
                 on.retain(|on| !done.contains(on));
-                if !on.is_empty() {
+                let touches = written_touches(body).unwrap();
+                if !on.is_empty() || !touches.is_empty() {
                     tally.touched.insert(number);
                 }
                 tally.depends_on.insert(number, on);
@@ -147,6 +150,10 @@ impl Sim {
         let (slots, runs) = (state.slots(&self.observed()) as usize, state.runs.len());
         let taken: BTreeSet<u32> = state.runs.values().map(|run| run.slot).collect();
         let asked: u64 = state.runs.values().map(|run| run.requests.memory.0).sum();
+        let beside = state.jobs.keys().copied();
+        let beside = beside
+            .filter(|other| overlaps(state, job, *other))
+            .find(|_| *purpose == Purpose::Code && state.jobs[&job].story.is_empty());
         let open = state.runs.values();
         let open = open
             .filter(|run| run.id.job == job && run.is_open())
@@ -162,6 +169,10 @@ impl Sim {
         if runs > 1 && asked > CAPACITY.0 {
             let what = || format!("{} of {CAPACITY}", Bytes(asked));
             tally.violation("above capacity", what);
+        }
+        if let Some(other) = beside {
+            let what = || format!("job {job} beside {other}");
+            tally.violation("begun beside what touches the same", what);
         }
         if open > 1 {
             tally.violation("two runs of one job", || format!("job {job}"));
@@ -195,7 +206,8 @@ impl Sim {
         match job.stage {
             Stage::Queued | Stage::CheckDue { .. } => {
                 let free = state.issues[&job.issue].depends_on.is_empty();
-                rested && free && job.held_by.is_none()
+                let barred = state.queue.bar(job.issue).is_some();
+                rested && free && !barred && job.held_by.is_none()
             }
             Stage::Proposed => job.pr.is_some_and(|pr| {
                 rested && matches!(state.prs[&pr].state, PrState::Testing { run: None, .. })
@@ -254,7 +266,8 @@ impl Sim {
                 || needing.contains(&issue.number)
                 || noted.contains(&issue.number)
                 // It waits for one that is with a person.
-                || !issue.depends_on.is_empty();
+                || !issue.depends_on.is_empty()
+                || state.queue.bar(issue.number).is_some();
             tally.with_a_person += 1;
             if !told {
                 tally.violation("a job forgotten", || format!("{issue:?}"));
