@@ -7,7 +7,8 @@ use common::{
 };
 use factory_core::{
     grant::{Provider as Granted, WireApi},
-    inbox::InboxEntry,
+    inbox::{EngineExit, InboxEntry, RunEnd},
+    wire::PATH_END,
 };
 use factory_gateway::{Timing, client};
 use hyper::Method;
@@ -81,6 +82,42 @@ async fn retry_after_is_honoured_and_handed_on_when_long() {
     );
     assert!(lab.transcript().contains("\"status\":429"));
     lab.stop().await;
+}
+
+/// What failed for lack of an answer costs nothing, and is on record where it was the
+/// run's last call: then the provider is to blame, not the agent.
+#[tokio::test]
+async fn the_end_of_a_run_tells_of_a_provider_that_was_away_last() {
+    let end = serde_json::to_vec(&RunEnd {
+        exit: EngineExit::Code(1),
+        last_output: String::new(),
+        stderr_tail: String::new(),
+        report_problem: None,
+        push_problem: None,
+    })
+    .unwrap();
+    for (status, mends, last) in [(529, false, 503), (429, false, 429), (429, true, 200)] {
+        let provider = Provider::new(vec![whole()]).await;
+        let mut lab = Lab::with_run(&provider.base_url, quick()).await;
+        let mut agent = lab.agent().await;
+        assert_eq!(agent.whole_model().await.status, 200);
+        let busy = Reply::json(status, "{}").with("retry-after", "77");
+        provider.say(vec![busy]);
+        assert_ne!(agent.whole_model().await.status, 200);
+        if mends {
+            provider.say(vec![whole()]);
+            assert_eq!(agent.whole_model().await.status, 200);
+        }
+        let counted = usize::from(mends) + 1;
+        assert_eq!(lab.usages().len(), counted, "{status}");
+        assert_eq!(agent.post(PATH_END, end.clone()).await.status, 204);
+        let usages = lab.usages();
+        let newest = usages.last().unwrap();
+        assert_eq!(newest.status, last, "{status}, mends: {mends}");
+        assert_eq!(usages.len(), counted + usize::from(!mends));
+        assert!(mends || newest.input_tokens == 0, "{newest:?}");
+        lab.stop().await;
+    }
 }
 
 #[tokio::test]
