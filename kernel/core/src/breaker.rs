@@ -22,6 +22,9 @@ pub struct Breaker {
     pub tries_at: Option<Seconds>,
     /// The job of the newest one.
     pub job: IssueNo,
+    /// The other jobs that failed before it opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<IssueNo>,
     /// What it was, one line.
     pub why: String,
 }
@@ -66,22 +69,38 @@ impl Part {
 
 impl Breaker {
     /// One more failure at `now`. One job that fails again and again is that job's affair, and
-    /// counts once, unless it was the one that tried again.
+    /// counts once, unless it was the one that tried again. What was under way when it opened
+    /// and fails as well says nothing new.
     pub fn after(before: Option<&Self>, job: IssueNo, why: String, now: Seconds) -> Self {
-        let again = |before: &&Self| before.job == job && before.tries_at.is_none();
-        let failures = match before {
-            Some(before) if again(&before) => before.failures,
-            Some(before) => before.failures.saturating_add(1),
-            None => 1,
+        let mut next = match before {
+            Some(before) => before.clone(),
+            None => Self {
+                failures: 0,
+                tries_at: None,
+                job,
+                others: Vec::new(),
+                why: String::new(),
+            },
         };
-        let doublings = failures.saturating_sub(OPENS_AT).min(6);
-        let wait = (FIRST_WAIT << doublings).min(LONGEST_WAIT);
-        Self {
-            failures,
-            tries_at: (failures >= OPENS_AT).then(|| now.saturating_add(wait)),
-            job,
-            why,
+        next.why = why;
+        if next.is_open(now) {
+            return next;
         }
+        let known = next.others.contains(&job) || before.is_some_and(|before| before.job == job);
+        if next.tries_at.is_none() && known {
+            return next;
+        }
+        if next.tries_at.is_none() && before.is_some() {
+            next.others.push(next.job);
+        }
+        next.job = job;
+        next.failures = next.failures.saturating_add(1);
+        if next.failures >= OPENS_AT {
+            let doublings = (next.failures - OPENS_AT).min(6);
+            let wait = (FIRST_WAIT << doublings).min(LONGEST_WAIT);
+            next.tries_at = Some(now.saturating_add(wait));
+        }
+        next
     }
 
     /// True while nothing may try. A time further away than the longest wait was set before
@@ -97,20 +116,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_failure_opens_and_waits_double() {
-        let mut breaker = None;
+    fn the_third_jobs_failure_opens_and_waits_double() {
+        let mut breaker: Option<Breaker> = None;
         let mut waits = Vec::new();
-        for job in [1, 1, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, 9] {
-            let next = Breaker::after(breaker.as_ref(), IssueNo(job), "it failed".into(), 1000);
-            waits.push(next.tries_at.map(|at| at - 1000));
+        let mut now = 1000;
+        for job in [1, 1, 2, 1, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, 9] {
+            // Nobody tries before its time.
+            now = breaker.as_ref().and_then(|b| b.tries_at).unwrap_or(now);
+            let next = Breaker::after(breaker.as_ref(), IssueNo(job), "it failed".into(), now);
+            waits.push(next.tries_at.map(|at| at - now));
+            // What was under way before it opened.
+            let late = Breaker::after(Some(&next), IssueNo(77), "late".into(), now);
+            assert!(next.tries_at.is_none() || late.tries_at == next.tries_at);
             breaker = Some(next);
         }
         let open = [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600].map(Some);
-        assert_eq!(waits[..3], [None, None, None]);
-        assert_eq!(waits[3..], open);
+        assert_eq!(waits[..5], [None; 5]);
+        assert_eq!(waits[5..], open);
         let open = breaker.unwrap();
-        assert!(open.is_open(1000) && open.is_open(4599) && !open.is_open(4600));
-        assert!(!open.is_open(900), "the clock was put back");
+        assert!(open.is_open(now) && open.is_open(now + 3599) && !open.is_open(now + 3600));
+        assert!(!open.is_open(now - 100), "the clock was put back");
     }
 
     #[test]

@@ -135,6 +135,15 @@ impl Limit {
         usd || self.tokens.is_some_and(|tokens| spent.tokens >= tokens)
     }
 
+    /// What was used, in words that can be compared with the limit's.
+    pub fn amount(&self, spent: &Spent) -> String {
+        match (self.usd, self.tokens) {
+            (None, Some(_)) => format!("{} tokens", spent.tokens),
+            (Some(_), Some(_)) => format!("{spent}, {} tokens", spent.tokens),
+            (_, None) => spent.to_string(),
+        }
+    }
+
     /// What is left of it.
     #[must_use]
     pub fn less(&self, spent: &Spent) -> Self {

@@ -22,6 +22,8 @@ use std::fmt;
 
 /// Name of the configuration file in the user's repository.
 pub const FILE: &str = "factory.yaml";
+/// The longest time that a run may be given: 30 days.
+pub const LONGEST_WALL: Seconds = Seconds(30 * 24 * 3600);
 /// The most processes that Linux can number.
 const MOST_PIDS: u32 = 4_194_304;
 
@@ -347,6 +349,12 @@ impl Config {
                 format!("pids is {}", self.limits.pids),
                 "write a number from 16, which an engine needs, to 4194304, the most that Linux has; 512 is the default",
             );
+        }
+        for (key, time) in [("wall", self.limits.wall), ("stall", self.limits.stall)] {
+            if time > LONGEST_WALL {
+                let what = format!("{key} is {time}");
+                return fail(key, what, "write at most 720h; 45m is the default of wall");
+            }
         }
         if self.limits.memory.0 < 64 << 20 {
             return fail(

@@ -1,6 +1,8 @@
 //! The models endpoint of a door: the engine's calls go to the provider with
 //! the real key, and every call is counted before the engine has its last byte.
 
+mod count;
+
 use crate::{
     api::{self, Kind, Meter, Trouble},
     door::RunDoor,
@@ -13,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use factory_core::{
     grant::{ModelGrant, Provider, WireApi},
-    inbox::{InboxEntry, Usage},
+    inbox::InboxEntry,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
@@ -21,7 +23,7 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderValue},
 };
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use tokio::{sync::mpsc, time::Instant};
 
 /// Most bytes of a request.
@@ -122,6 +124,7 @@ pub(crate) async fn handle(
     };
     let body = api::request(api, body);
     let mut call = ModelCall::new(Arc::clone(&door), started, api, model, ticket);
+    call.asked = body.len() as u64;
     let answered = match ask(&mut call, models, &target, &head.headers, body).await {
         Ok(answered) => answered,
         Err(response) => return *response,
@@ -248,6 +251,10 @@ struct ModelCall {
     /// The model asked for.
     model: String,
     meter: Box<dyn Meter>,
+    /// Bytes of the request.
+    asked: u64,
+    /// Tokens that came at least: one with each event of a stream.
+    heard: u64,
     /// Who answers.
     provider: Option<Provider>,
     /// Given back once the call is counted.
@@ -283,55 +290,10 @@ impl ModelCall {
             api,
             meter: api::meter(api, model.clone()),
             model,
+            asked: 0,
+            heard: 0,
             provider: None,
         }
-    }
-
-    /// The call as it is counted.
-    fn usage(&self, status: StatusCode, cut: bool) -> Usage {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Usage {
-            status: status.as_u16(),
-            millis,
-            cut,
-            ..self.meter.usage().clone()
-        }
-    }
-
-    fn set_away(&self, usage: Option<Usage>) {
-        let mut away = self
-            .door
-            .away
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *away = usage;
-    }
-
-    /// Counts the call: durable when this is true.
-    async fn count(&self, status: StatusCode, cut: bool) -> bool {
-        let usage = self.usage(status, cut);
-        self.note(&usage);
-        let grant = self.door.grant();
-        let spent = grant.models.as_ref().map(|models| models.spent(&usage));
-        match self.door.append(InboxEntry::Usage(usage)).await {
-            Ok(_) => {
-                self.door.spending.add(spent.unwrap_or_default());
-                self.set_away(None);
-                true
-            }
-            Err(error) => {
-                let error = crate::error::chain(&error);
-                tracing::error!(run = %self.door.run(), error, "a model call was not counted");
-                false
-            }
-        }
-    }
-
-    fn note(&self, usage: &Usage) {
-        let stores = self.door.stores();
-        stores
-            .transcripts
-            .call(self.door.run(), (stores.clock)(), usage);
     }
 
     /// Ends the run's calls: the kernel reads `status`, the engine gets what is final for it.
@@ -399,6 +361,7 @@ impl ModelCall {
             Ok(body) => {
                 if status.is_success() {
                     self.meter.body(&body);
+                    self.heard = body.len() as u64 / count::BYTES_OF_A_TOKEN;
                 }
                 if self.count(status, false).await {
                     let mut response = Response::new(http::full(body));
@@ -525,6 +488,9 @@ impl ModelCall {
     /// Queues one event; the last one of an answer only once the call is counted.
     async fn relay_event(&mut self, event: sse::Event, relay: &mut Relay) -> Option<Ended> {
         let kind = self.meter.event(&event);
+        if kind == Kind::Other && !event.data.is_empty() {
+            self.heard += 1;
+        }
         if matches!(kind, Kind::Error | Kind::Stop)
             && let Some(message) = api::no_credit(&event.data)
         {
@@ -549,6 +515,7 @@ impl ModelCall {
             Kind::Start if relay.counted => {
                 self.meter = api::meter(self.api, self.model.clone());
                 self.meter.event(&event);
+                self.heard = 0;
                 relay.counted = false;
             }
             Kind::Start | Kind::Stop | Kind::Other => {}

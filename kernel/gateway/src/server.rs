@@ -11,6 +11,7 @@ use crate::{
     stores::{Clock, Stores, Timing},
 };
 use factory_core::{
+    config::LONGEST_WALL,
     grant::Grant,
     ids::RunId,
     wire::{self, GatewayStatus, Hello},
@@ -215,7 +216,8 @@ impl Gateway {
             return;
         }
         doors.elsewhere.remove(&run);
-        let expires = Instant::now() + Duration::from_secs(grant.wall_seconds) + END_SLACK;
+        let wall = Duration::from_secs(grant.wall_seconds.min(LONGEST_WALL.0));
+        let expires = Instant::now() + wall + END_SLACK;
         let stores = Arc::clone(&self.stores);
         let opened = blocking(move || {
             let door = RunDoor::open(stores, grant)?;

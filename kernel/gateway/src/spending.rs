@@ -6,12 +6,14 @@ use factory_core::{
     ids::Oid,
     inbox::{InboxEntry, Usage},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Most tokens of an answer whose request names no limit.
 const LONG_ANSWER: u64 = 32_000;
+/// More tokens than any model takes in.
+const LONGEST_INPUT: u64 = 10_000_000;
 
 /// The spending of one run.
 #[derive(Default)]
@@ -113,20 +115,28 @@ impl Drop for Ticket {
     }
 }
 
-/// What a call may use at most: two bytes of text make a token at least.
+/// What a call may use at most: two bytes of text make a token at least, and a provider
+/// keeps to the limit in the request.
 pub(crate) fn most_of(models: &ModelGrant, model: &str, body: &[u8]) -> Spent {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
     struct Request {
         #[serde(alias = "max_output_tokens", alias = "max_completion_tokens")]
         max_tokens: Option<u64>,
+        n: Option<u64>,
+        best_of: Option<u64>,
+        previous_response_id: Option<IgnoredAny>,
+        conversation: Option<IgnoredAny>,
     }
-    let named = serde_json::from_slice::<Request>(body).ok();
+    let named = serde_json::from_slice::<Request>(body).unwrap_or_default();
+    let answers = named.n.max(named.best_of).unwrap_or(1).max(1);
+    let each = named.max_tokens.unwrap_or(LONG_ANSWER);
+    // What the provider adds of its own is not seen here.
+    let adds = named.previous_response_id.is_some() || named.conversation.is_some();
+    let unseen = if adds { LONGEST_INPUT } else { 0 };
     let usage = Usage {
         model: model.to_owned(),
-        input_tokens: u64::try_from(body.len() / 2).unwrap_or(u64::MAX),
-        output_tokens: named
-            .and_then(|named| named.max_tokens)
-            .unwrap_or(LONG_ANSWER),
+        input_tokens: (body.len() / 2) as u64 + unseen,
+        output_tokens: each.saturating_mul(answers),
         ..Usage::default()
     };
     models.spent(&usage)
@@ -142,6 +152,22 @@ mod tests {
             micro_usd: n * 1_000_000,
             tokens: 0,
         }
+    }
+
+    #[test]
+    fn a_call_may_use_what_its_request_asks_for() {
+        let models: ModelGrant = serde_json::from_value(serde_json::json!({
+            "api": "chat-completions", "base_url": "https://x", "key_env": "X_API_KEY",
+            "budget": {"tokens": 5}, "model": "m",
+        }))
+        .unwrap();
+        let most = |body: &str| most_of(&models, "m", body.as_bytes()).tokens;
+        let plain = r#"{"max_tokens":19}"#;
+        assert_eq!(most(plain), 19 + plain.len() as u64 / 2);
+        assert!(most(r#"{"max_tokens":19,"n":100}"#) > 1900);
+        assert!(most("no json") > LONG_ANSWER);
+        assert!(most(r#"{"previous_response_id":"r"}"#) > LONGEST_INPUT);
+        assert!(most(r#"{"max_tokens":18446744073709551615,"n":9}"#) > u64::MAX / 2);
     }
 
     #[tokio::test]

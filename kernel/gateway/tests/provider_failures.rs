@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    Agent, DELTA, Got, KEY_ENV, Lab, Provider, Reply, START, STOP, counted, quick, said, whole,
+    Agent, DELTA, Got, KEY_ENV, Lab, Piece, Provider, Reply, START, STOP, bytes, counted, quick,
+    said, whole,
 };
 use factory_core::{
     grant::{Provider as Granted, WireApi},
@@ -430,4 +431,41 @@ async fn without_credit_the_next_provider_is_asked_or_the_engine_ended() {
         "{got:?}"
     );
     lab.stop().await;
+}
+
+/// An engine cannot call models for nothing by not hearing what they cost.
+#[tokio::test]
+async fn what_no_provider_counts_is_estimated() {
+    let delta = |n: usize| bytes(DELTA.repeat(n));
+    for (reply, input, output) in [
+        // Cut in the middle: what was told, and what came.
+        (
+            Reply::sse(vec![bytes(START), delta(40), Piece::Cut]),
+            11..=11,
+            40..=40,
+        ),
+        // Whole, and not a word of what it used.
+        (
+            Reply::json(200, format!(r#"{{"content":"{}"}}"#, "x".repeat(4000))),
+            1..=100,
+            1000..=1010,
+        ),
+        // What is told stands.
+        (
+            whole(),
+            said().input_tokens..=said().input_tokens,
+            said().output_tokens..=said().output_tokens,
+        ),
+    ] {
+        let provider = Provider::new(vec![reply]).await;
+        let mut lab = Lab::with_run(&provider.base_url, quick()).await;
+        lab.agent().await.whole_model().await;
+        let usage = lab.usages().pop().unwrap();
+        assert!(input.contains(&usage.input_tokens), "{usage:?}, {input:?}");
+        assert!(
+            output.contains(&usage.output_tokens),
+            "{usage:?}, {output:?}"
+        );
+        lab.stop().await;
+    }
 }

@@ -6,6 +6,7 @@ use crate::repo::{RepoError, commit_of, doing, io, make_bare, refs_below};
 use crate::user::UserRepo;
 use factory_core::ids::Oid;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// World-readable, because containers read it under another uid; it lies in a
 /// directory that only the user enters. History of the user's that fsck would
@@ -36,6 +37,8 @@ const UPLOAD_PACK: &str = "--upload-pack=env -u GIT_CONFIG_GLOBAL -u GIT_CONFIG_
 #[derive(Debug, Clone)]
 pub struct BaseRepo {
     git: Git,
+    /// Two fetches at once are in each other's way.
+    fetches: Arc<Mutex<()>>,
 }
 
 impl BaseRepo {
@@ -45,6 +48,7 @@ impl BaseRepo {
         make_bare(&dir, &["--shared=0644"], CONFIG)?;
         Ok(Self {
             git: Git::isolated(dir),
+            fetches: Arc::default(),
         })
     }
 
@@ -61,6 +65,7 @@ impl BaseRepo {
             branch: branch.to_owned(),
             repository: user.dir().to_owned(),
         };
+        let _turn = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         let tip = user.tip(branch)?.ok_or_else(no_branch)?;
         if self.heads()?.contains(&(name.clone(), tip.clone())) {
             return Ok(tip);

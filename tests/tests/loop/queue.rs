@@ -68,3 +68,37 @@ fn what_waits_for_a_given_up_issue_is_told_to_a_person() {
     assert!(lab.state().prs.len() == 1, "{}", ended.text());
     lab.assert_at_rest();
 }
+
+#[test]
+fn what_touches_the_same_is_done_one_after_the_other_and_a_day_has_an_end() {
+    let lab = Lab::new();
+    lab.scripted(
+        WRITER,
+        "slots: 3\nchecks: [\"ls *.txt\"]\ngates: {merge: auto}\n\
+         types: {worker: {max: 2, per_day: {pull_requests: 3}}}\n",
+    );
+    lab.approved("One", "Touches: src/auth");
+    lab.approved("Two", "Touches: docs, src");
+    lab.approved("Three", "");
+    let said = lab.ok(&["plan"]);
+    assert!(
+        said.contains("waits for #1, which touches src too"),
+        "{said}"
+    );
+    let mut start = lab.start(&[], &[]);
+    start.until("all are done", |state| state.issues.is_empty());
+    // The fourth waits for midnight, which is not waited for here.
+    lab.approved("Four", "");
+    let said = lab.ok(&["plan"]);
+    assert!(said.contains("(types.worker.per_day)"), "{said}");
+    start.interrupt();
+    assert_eq!(start.ended().code, 0);
+    assert_eq!(subjects(&lab).matches("Merge pull request").count(), 3);
+    let log = lab.ok(&["log", "-n", "1000"]);
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what}: {log}"));
+    assert!(
+        at("issue 1 closed") < at("job 2: queued -> coding"),
+        "{log}"
+    );
+    lab.assert_at_rest();
+}

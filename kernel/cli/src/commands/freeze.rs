@@ -32,12 +32,10 @@ pub fn run(factory: &mut Factory) -> Result<ExitCode, Failure> {
             Err(failure) => return Err(failure),
         }
     }
-    let stopped = factory
-        .state
-        .runs
-        .values()
-        .filter(|run| run.is_open())
-        .count();
+    let open = || factory.state.runs.values().filter(|run| run.is_open());
+    let is_here = |run: &&Run| run.container == ContainerSpec::name_for(&factory.home, run.id);
+    let stopped = open().filter(is_here).count();
+    let elsewhere = open().count() - stopped;
     // The kernel knows best how. One that hangs, or is not there, does not hold it up.
     let given_up = Instant::now() + KERNELS_TIME;
     while factory.state.runs.values().any(Run::is_open) {
@@ -55,6 +53,11 @@ pub fn run(factory: &mut Factory) -> Result<ExitCode, Failure> {
             _ => "runs; what they have is kept",
         }
     ))?;
+    if elsewhere > 0 {
+        views::hint(&format!(
+            "{elsewhere} more live in the repository that this is a copy of, and go on there: stop them there"
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -23,6 +23,8 @@ use std::process::ExitCode;
 struct PlanView {
     /// Whether a factory runs; what starts is only what would, where none does.
     running: bool,
+    /// Whether all agents are stopped.
+    frozen: bool,
     slots: Share<u32>,
     /// Bytes.
     memory: Share<u64>,
@@ -91,7 +93,8 @@ impl BudgetView {
             ),
             (None, n) => format!("; the {n} ahead: unknown, none was done yet"),
         };
-        format!("models: {} today{limit}{ahead}\n", self.today)
+        let today = self.per_day.amount(&self.today);
+        format!("models: {today} today{limit}{ahead}\n")
     }
 }
 
@@ -143,6 +146,7 @@ fn view(factory: &Factory, running: Option<Running>) -> PlanView {
     issues.sort_by_key(StandingView::rank);
     PlanView {
         running: running.is_some(),
+        frozen: state.meta.frozen.is_some(),
         slots: Share {
             used: u32::try_from(state.runs.len()).unwrap_or(u32::MAX),
             total: slots,
@@ -177,7 +181,9 @@ fn show(view: &PlanView) -> String {
     {
         out.push_str(&view.budget.show());
     }
-    if !view.running {
+    if view.frozen {
+        out.push_str("All agents are stopped; `factory resume` lets them work again.\n");
+    } else if !view.running {
         out.push_str("The factory does not run; `factory start` begins what is first here.\n");
     }
     if view.issues.is_empty() {

@@ -237,7 +237,9 @@ fn must_not_be_frozen(factory: &Factory) -> Result<(), Failure> {
         return Ok(());
     };
     let by = line(&frozen.by);
-    let what = format!("nothing is merged: all agents were stopped by {by}");
+    let what = format!(
+        "nothing is merged now: all agents were stopped by {by}. What is ordered is merged after"
+    );
     Err(Failure::new(Class::Refused, what).help("factory resume"))
 }
 

@@ -294,7 +294,9 @@ fn standing(issue: &Issue, job: Option<&Job>, now: Now) -> String {
                 (Stage::Queued | Stage::CheckDue { .. }, Some(rests)) => {
                     format!("try {} begins in {rests}", job.breaks + 1)
                 }
-                (Stage::Queued, None) => "waits for a slot".to_owned(),
+                (Stage::Queued, None) => {
+                    "waits for its turn (`factory plan` says for what)".to_owned()
+                }
                 (Stage::Coding { run }, _) => format!("{run} works on it"),
                 (Stage::Publishing { .. }, _) => "its work branch is being moved".to_owned(),
                 (Stage::CheckDue { .. }, None) => "waits for a slot for its checks".to_owned(),

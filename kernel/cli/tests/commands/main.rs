@@ -61,7 +61,7 @@ fn issues_are_filed_listed_approved_commented_and_closed() {
     lab.factory(&["issue", "approve", "1"])
         .fails(5, &["approved already", "factory issue show 1"]);
     lab.factory(&["issue", "show", "1"]).says(&[
-        "approved by Ann; waits for a slot",
+        "approved by Ann; waits for its turn",
         "Comment by Ann",
         "mind this",
     ]);

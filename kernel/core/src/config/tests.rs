@@ -166,6 +166,30 @@ fn errors_name_line_and_next_step() {
         ("prices: {m: {input: 3}}\n", 1, "", ""),
         ("checks: [\n", 0, "", ""),
         (
+            "slots: 1\nlimits: {wall: 5000000000000000h}\n",
+            2,
+            "wall is 5000000000000000h",
+            "at most 720h",
+        ),
+        (
+            "types: {worker: {max: 0}}\n",
+            1,
+            "types.worker.max is 0: nothing could be worked on",
+            "1 or more",
+        ),
+        (
+            "slots: 2\ntypes: {sensor: {min: 1}, adversary: {min: 1}}\n",
+            2,
+            "the types reserve all 2 slots, and none for workers",
+            "lower a min",
+        ),
+        (
+            "types: {worker: {per_day: {pull_requests: 0}}}\n",
+            1,
+            "types.worker.per_day.pull_requests is 0: nothing could be worked on",
+            "1 or more",
+        ),
+        (
             "slots: 2\ntypes:\n  worker: {min: 3, max: 2}\n",
             3,
             "types.worker.min is 3, above its max of 2",

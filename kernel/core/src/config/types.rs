@@ -144,7 +144,25 @@ pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
             }
         }
     }
+    let none = [
+        ("max", types.worker.max),
+        ("per_day.pull_requests", types.worker.per_day.pull_requests),
+    ];
+    if let Some((name, _)) = none.into_iter().find(|(_, most)| *most == Some(0)) {
+        return Some((
+            AgentType::Worker.as_str(),
+            format!("types.worker.{name} is 0: nothing could be worked on"),
+            "write 1 or more; `factory job hold` keeps single issues back".to_owned(),
+        ));
+    }
     let reserved = types.reserved();
+    if slots == Some(reserved) && types.worker.min == 0 {
+        return Some((
+            "types",
+            format!("the types reserve all {reserved} slots, and none for workers"),
+            "lower a min, or raise `slots`".to_owned(),
+        ));
+    }
     if let Some(slots) = slots.filter(|slots| reserved > *slots) {
         return Some((
             "types",

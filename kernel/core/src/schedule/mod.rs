@@ -180,7 +180,8 @@ impl State {
                 let times = config
                     .requests()
                     .times_in(&config.capacity(&observed.engine));
-                let least = u64::from(config.types.reserved().max(1));
+                let for_others = config.types.reserved() - config.types.worker.min;
+                let least = u64::from(for_others) + u64::from(config.types.worker.min.max(1));
                 u32::try_from(times.max(least).min(MOST_SLOTS)).unwrap_or(1)
             }
         }

@@ -12,7 +12,14 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub(super) fn of(slots: u32, types: Types) -> Self {
+    /// Where fewer slots were ordered than are kept, workers have one at least, and what
+    /// is left is kept for sensors first.
+    pub(super) fn of(slots: u32, mut types: Types) -> Self {
+        let mut left = slots.saturating_sub(types.worker.min.max(1));
+        for quota in [&mut types.sensor, &mut types.adversary] {
+            quota.min = quota.min.min(left);
+            left -= quota.min;
+        }
         Self {
             slots,
             types,
@@ -84,6 +91,23 @@ mod tests {
         assert_eq!(take(&mut shares, worker), None);
     }
 
+    #[test]
+    fn fewer_slots_than_are_kept_leave_workers_one() {
+        let sensor = Quota {
+            min: 2,
+            ..Quota::default()
+        };
+        for (slots, kept) in [(1, 0), (2, 1), (3, 2), (9, 2)] {
+            let types = Types {
+                sensor,
+                ..Types::default()
+            };
+            let shares = Shares::of(slots, types);
+            assert_eq!(shares.types.sensor.min, kept, "{slots}");
+            assert_eq!(shares.refusal(AgentType::Worker), None, "{slots}");
+        }
+    }
+
     fn quota() -> impl Strategy<Value = Quota> {
         (0u32..4, proptest::option::of(0u32..6)).prop_map(|(min, max)| Quota {
             min,
@@ -104,8 +128,9 @@ mod tests {
             moves in proptest::collection::vec((0usize..3, any::<bool>()), 0..60),
         ) {
             let types = Types { worker, sensor, adversary };
-            let slots = types.reserved() + more;
+            let slots = types.reserved().max(1) + more;
             let mut shares = Shares::of(slots, types);
+            let types = shares.types;
             for (which, comes) in moves {
                 let agent = AgentType::ALL[which];
                 if comes {

@@ -136,9 +136,12 @@ fn overlap(state: &State, issue: IssueNo, on: IssueNo) -> Wait {
 
 /// Why no run of any job begins.
 fn begins_nothing(state: &State, observed: &Observed) -> Option<Wait> {
-    let by = state.meta.frozen.as_ref().map(|frozen| frozen.by.clone());
-    let draining = observed.draining.then_some(Wait::Draining);
-    by.map(|by| Wait::Frozen { by }).or(draining)
+    frozen(state).or(observed.draining.then_some(Wait::Draining))
+}
+
+fn frozen(state: &State) -> Option<Wait> {
+    let by = state.meta.frozen.as_ref()?.by.clone();
+    Some(Wait::Frozen { by })
 }
 
 /// Where an issue stands that is not in line for room.
@@ -146,7 +149,9 @@ fn outside_the_line(state: &State, issue: &Issue, job: Option<&Job>, now: Now) -
     let Some(job) = job else {
         return Standing::Waits(match issue.state {
             IssueState::Proposed if issue.has_label(REJECTED) => Wait::Rejected,
-            IssueState::Proposed if state.approves_by_itself(issue) => Wait::Opens,
+            IssueState::Proposed if state.approves_by_itself(issue) => {
+                frozen(state).unwrap_or(Wait::Opens)
+            }
             _ => Wait::Approval,
         });
     };
@@ -176,7 +181,10 @@ fn is_ready(state: &State, pr: PrNo) -> bool {
 }
 
 fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
-    if let Some(by) = &job.held_by {
+    // A merge that is made goes on.
+    let pr = job.pr.and_then(|pr| state.prs.get(&pr));
+    let is_made = pr.is_some_and(|pr| matches!(pr.state, PrState::Testing { .. }));
+    if let Some(by) = job.held_by.as_ref().filter(|_| !is_made) {
         return Standing::Waits(Wait::Held { by: by.clone() });
     }
     if let Some(on) = state.lost_dependency(job) {

@@ -101,7 +101,10 @@ fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusa
         true => (Retry::Human, job::out_of_money(tx, &job)),
         false => (
             class.retry(),
-            format!("it used up its budget of {budget} ({})", run.spent),
+            format!(
+                "it used up its budget of {budget} ({})",
+                budget.amount(&run.spent)
+            ),
         ),
     };
     let pushed = pushed_by(&run);

@@ -72,10 +72,10 @@ pub(super) fn another_round(
 
 /// What a person is told of a job that may spend nothing more.
 pub(super) fn out_of_money(tx: &Tx<'_>, job: &Job) -> String {
+    let limit = &tx.config().budget.per_job;
     format!(
-        "The job's budget of {} is used up ({}). Raise `budget.per_job` in factory.yaml if it is to cost more; approving the issue again allows it as much once more.",
-        tx.config().budget.per_job,
-        job.spent
+        "The job's budget of {limit} is used up ({}). Raise `budget.per_job` in factory.yaml if it is to cost more; approving the issue again allows it as much once more.",
+        limit.amount(&job.spent)
     )
 }
 

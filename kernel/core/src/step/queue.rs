@@ -200,8 +200,11 @@ pub(super) fn bump(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String,
 /// Takes away the pause of a job that rests.
 pub(super) fn retry(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let mut job = job_of(tx, number)?;
-    let waits = matches!(job.stage, Stage::Queued | Stage::CheckDue { .. });
-    if !waits || job.not_before.take().is_none() {
+    let rests = matches!(
+        job.stage,
+        Stage::Queued | Stage::CheckDue { .. } | Stage::Proposed
+    );
+    if !rests || job.not_before.take().is_none() {
         return Err(refused(number, "neither rests nor needs a person"));
     }
     tx.put_job(job);

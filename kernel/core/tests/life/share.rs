@@ -263,5 +263,5 @@ fn slots_are_at_least_as_many_as_are_kept() {
         engine: factory_core::config::Amounts::default(),
         ..Observed::default()
     };
-    assert_eq!(world.state.slots(&observed), 7);
+    assert_eq!(world.state.slots(&observed), 8, "and one for workers");
 }

@@ -1,6 +1,6 @@
 //! OpenAI's chat completions API.
 
-use super::{Kind, Meter};
+use super::{Kind, Meter, lenient};
 use crate::sse::Event;
 use bytes::Bytes;
 use factory_core::inbox::Usage;
@@ -23,16 +23,20 @@ struct Payload {
 /// Prompt tokens include those of caches, completion tokens those of reasoning.
 #[derive(Debug, Deserialize)]
 struct Counts {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
+    #[serde(default, deserialize_with = "lenient")]
+    prompt_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
+    completion_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
+    total_tokens: Option<u64>,
     prompt_tokens_details: Option<Details>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Details {
+    #[serde(default, deserialize_with = "lenient")]
     cached_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
     cache_write_tokens: Option<u64>,
 }
 
@@ -61,11 +65,16 @@ pub(super) fn with_usage(body: Bytes) -> Bytes {
 #[derive(Debug, Default)]
 pub(super) struct Chat {
     usage: Usage,
+    told: bool,
 }
 
 impl Meter for Chat {
     fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     fn event(&mut self, event: &Event) -> Kind {
@@ -101,6 +110,7 @@ impl Chat {
                 model,
                 ..Usage::default()
             },
+            ..Self::default()
         }
     }
 
@@ -109,19 +119,48 @@ impl Chat {
             self.usage.model = model;
         }
         let Some(counts) = payload.usage else { return };
+        self.told = true;
         let details = counts.prompt_tokens_details.unwrap_or_default();
         let read = details.cached_tokens.unwrap_or(0);
         let written = details.cache_write_tokens.unwrap_or(0);
         self.usage.cache_read_tokens = read;
         self.usage.cache_write_tokens = written;
-        self.usage.input_tokens = counts.prompt_tokens.saturating_sub(read + written);
-        self.usage.output_tokens = counts.completion_tokens;
+        let output = counts.completion_tokens.unwrap_or(0);
+        let rest = counts.total_tokens.map(|all| all.saturating_sub(output));
+        let input = counts.prompt_tokens.or(rest).unwrap_or(0);
+        self.usage.input_tokens = input.saturating_sub(read.saturating_add(written));
+        self.usage.output_tokens = output;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn odd_counts_take_nothing_from_the_others() {
+        for (usage, input, output) in [
+            (
+                r#"{"prompt_tokens":1000,"completion_tokens":null}"#,
+                1000,
+                0,
+            ),
+            (
+                r#"{"prompt_tokens":1000.0,"completion_tokens":7.0}"#,
+                1000,
+                7,
+            ),
+            (r#"{"prompt_tokens":-3,"completion_tokens":7}"#, 0, 7),
+            (r#"{"total_tokens":50}"#, 50, 0),
+            (r#"{"total_tokens":50,"completion_tokens":20}"#, 30, 20),
+            (r#"{"prompt_tokens":"9","completion_tokens":2}"#, 0, 2),
+        ] {
+            let mut meter = Chat::new("m".into());
+            meter.body(format!(r#"{{"usage":{usage}}}"#).as_bytes());
+            let found = (meter.usage.input_tokens, meter.usage.output_tokens);
+            assert_eq!(found, (input, output), "{usage}");
+        }
+    }
 
     #[test]
     fn a_stream_is_asked_for_what_it_used() {

@@ -1,6 +1,6 @@
 //! Anthropic's Messages API.
 
-use super::{Kind, Meter};
+use super::{Kind, Meter, lenient};
 use crate::sse::Event;
 use factory_core::inbox::Usage;
 use serde::Deserialize;
@@ -13,9 +13,13 @@ const PING: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
 /// totals, and any of them may be missing.
 #[derive(Debug, Default, Deserialize)]
 struct Counts {
+    #[serde(default, deserialize_with = "lenient")]
     input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
     output_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
     cache_creation_input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
     cache_read_input_tokens: Option<u64>,
     /// Where the provider called the model several times for one answer, the
     /// totals above leave some of them out.
@@ -39,11 +43,16 @@ struct Payload {
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     usage: Usage,
+    told: bool,
 }
 
 impl Meter for Messages {
     fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     fn event(&mut self, event: &Event) -> Kind {
@@ -93,6 +102,7 @@ impl Messages {
                 model,
                 ..Usage::default()
             },
+            ..Self::default()
         }
     }
 
@@ -117,6 +127,7 @@ impl Messages {
     /// Totals only grow: a later event that names a smaller one, as spliced
     /// streams do, takes nothing back that was already used.
     fn add(&mut self, counts: &Counts) {
+        self.told = true;
         let parts = counts.iterations.as_deref().unwrap_or_default();
         let grow = |total: &mut u64, of: fn(&Counts) -> Option<u64>| {
             let sum = parts.iter().filter_map(of).fold(0, u64::saturating_add);

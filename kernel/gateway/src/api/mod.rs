@@ -9,7 +9,7 @@ use crate::sse::Event;
 use bytes::Bytes;
 use factory_core::{grant::WireApi, inbox::Usage};
 use hyper::{StatusCode, header::HeaderName};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 /// What the gateway must know about an event.
@@ -29,6 +29,8 @@ pub enum Kind {
 pub trait Meter: Send + Sync {
     /// What was counted so far.
     fn usage(&self) -> &Usage;
+    /// True once the provider has said what the call used, or that it failed.
+    fn is_told(&self) -> bool;
     /// Counts an event of a stream and says what it is.
     fn event(&mut self, event: &Event) -> Kind;
     /// Counts an answer that is no stream.
@@ -156,6 +158,14 @@ pub fn error(api: WireApi, trouble: Trouble, message: &str) -> (StatusCode, Vec<
         }
     };
     (status, body)
+}
+
+/// A count as providers write it; none for what is none, so that the rest is read all the
+/// same.
+fn lenient<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    let value = Option::<Value>::deserialize(d)?.unwrap_or_default();
+    let whole = |n: f64| (n.is_finite() && n >= 0.0).then_some(n as u64);
+    Ok(value.as_u64().or_else(|| value.as_f64().and_then(whole)))
 }
 
 /// The model named in a request.

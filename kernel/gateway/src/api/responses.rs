@@ -1,6 +1,6 @@
 //! OpenAI's Responses API.
 
-use super::{Kind, Meter};
+use super::{Kind, Meter, lenient};
 use crate::sse::Event;
 use factory_core::inbox::Usage;
 use serde::Deserialize;
@@ -17,16 +17,18 @@ struct Payload {
 /// What is counted of a response; input tokens include those of caches.
 #[derive(Debug, Default, Deserialize)]
 struct Counts {
-    #[serde(default)]
-    input_tokens: u64,
-    #[serde(default)]
-    output_tokens: u64,
+    #[serde(default, deserialize_with = "lenient")]
+    input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
+    output_tokens: Option<u64>,
     input_tokens_details: Option<Details>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Details {
+    #[serde(default, deserialize_with = "lenient")]
     cached_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
     cache_write_tokens: Option<u64>,
 }
 
@@ -34,6 +36,7 @@ struct Details {
 #[derive(Debug, Default)]
 pub(super) struct Responses {
     usage: Usage,
+    told: bool,
     /// The response as it was when it began, and the newest number of an event.
     begun: Option<Value>,
     number: u64,
@@ -42,6 +45,10 @@ pub(super) struct Responses {
 impl Meter for Responses {
     fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     fn event(&mut self, event: &Event) -> Kind {
@@ -55,7 +62,11 @@ impl Meter for Responses {
             Some("response.created") => Kind::Start,
             // A failed response is a whole answer, too: whether another try helps
             // is in its code, which the engine knows to read.
-            Some("response.completed" | "response.incomplete" | "response.failed") => Kind::Stop,
+            Some("response.failed") => {
+                self.told = true;
+                Kind::Stop
+            }
+            Some("response.completed" | "response.incomplete") => Kind::Stop,
             Some("error") => Kind::Error,
             Some(_) | None => Kind::Other,
         };
@@ -106,12 +117,14 @@ impl Responses {
         let Ok(counts) = serde_json::from_value::<Counts>(counts) else {
             return;
         };
+        self.told = true;
         let details = counts.input_tokens_details.unwrap_or_default();
         let read = details.cached_tokens.unwrap_or(0);
         let written = details.cache_write_tokens.unwrap_or(0);
         self.usage.cache_read_tokens = read;
         self.usage.cache_write_tokens = written;
-        self.usage.input_tokens = counts.input_tokens.saturating_sub(read + written);
-        self.usage.output_tokens = counts.output_tokens;
+        let input = counts.input_tokens.unwrap_or(0);
+        self.usage.input_tokens = input.saturating_sub(read.saturating_add(written));
+        self.usage.output_tokens = counts.output_tokens.unwrap_or(0);
     }
 }

@@ -1,0 +1,154 @@
+//! Jobs.
+
+use super::Seconds;
+use crate::{
+    budget::Spent,
+    config::EngineKind,
+    event::Now,
+    exit::LONGEST_BACKOFF,
+    ids::{IssueNo, Oid, PrNo, RunId},
+    quantity::Bytes,
+};
+use serde::{Deserialize, Serialize};
+
+/// `jobs/active/<n>.yaml`: takes one issue from approved to done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The issue, whose number is the job's.
+    pub issue: IssueNo,
+    /// Work branch.
+    pub branch: String,
+    /// Where the job stands.
+    pub stage: Stage,
+    /// A code run of it was granted since its last approval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
+    /// Since when it is in the queue: its approval.
+    #[serde(default)]
+    pub since: Seconds,
+    /// Who holds it back; nothing of it is begun until it is released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+    /// When a person put it in front of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bumped: Option<Seconds>,
+    /// Code runs that came to an end of their own since the last approval.
+    pub rounds: u32,
+    /// Runs in a row that did not come to their own end; decides how long to wait.
+    pub breaks: u32,
+    /// Runs lost in a row, by no fault of their own; decides when to ask a person.
+    pub losses: u32,
+    /// No run is granted before this time.
+    pub not_before: Option<Seconds>,
+    /// Memory of the next runs, where the configured limit did not suffice.
+    pub memory: Option<Bytes>,
+    /// What its runs used since the last approval.
+    #[serde(default, skip_serializing_if = "Spent::is_nothing")]
+    pub spent: Spent,
+    /// What the next code run goes on from.
+    pub resume: Option<Resume>,
+    /// Tip of the work branch that a run pushed which did not come to its own
+    /// end: nothing has checked it, and it may be all that there is to do.
+    pub unchecked: Option<Oid>,
+    /// The pull request, once opened.
+    pub pr: Option<PrNo>,
+    /// What the next code run must know.
+    pub feedback: Option<String>,
+    /// What the last code run said of its work; becomes the pull request's text.
+    pub summary: Option<String>,
+    /// One line per run: what came of it.
+    pub story: Vec<String>,
+}
+
+/// Work in progress of a run that did not come to its own end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// The run.
+    pub run: RunId,
+    /// Its newest checkpoint.
+    pub checkpoint: Oid,
+    /// The engine that wrote the session in it.
+    pub engine: EngineKind,
+    /// Commit that the run started from, which the checkpoint descends from.
+    pub start: Oid,
+    /// The engine's name of that session; none where it cannot be gone on with.
+    pub session: Option<String>,
+    /// Target commit whose intent layer that session was briefed with.
+    pub intent: Oid,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Waits for a slot for its next code run.
+    Queued,
+    /// A code run lives.
+    Coding {
+        /// The run.
+        run: RunId,
+    },
+    /// The work branch is being moved to what was pushed.
+    Publishing {
+        /// The pushed commit.
+        commit: Oid,
+        /// What follows.
+        then: Next,
+    },
+    /// Waits for a slot for its check run.
+    CheckDue {
+        /// The commit to check.
+        commit: Oid,
+    },
+    /// A check run lives.
+    Checking {
+        /// The commit.
+        commit: Oid,
+        /// The run.
+        run: RunId,
+    },
+    /// The pull request is open.
+    Proposed,
+    /// A person must look at it.
+    NeedsHuman,
+}
+
+/// What follows when the work branch was moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Next {
+    /// The checks.
+    Check,
+    /// Another code run: this one left unfinished work.
+    Code,
+    /// A person: another run would fail the same way.
+    Human {
+        /// What is wrong and what to do.
+        why: String,
+    },
+}
+
+impl Job {
+    /// True from its first run on, until it is done or a person must look at what never
+    /// became a pull request.
+    pub fn is_under_way(&self) -> bool {
+        match self.stage {
+            Stage::Queued => self.begun || self.pr.is_some(),
+            Stage::NeedsHuman => self.pr.is_some(),
+            Stage::Coding { .. }
+            | Stage::Publishing { .. }
+            | Stage::CheckDue { .. }
+            | Stage::Checking { .. }
+            | Stage::Proposed => true,
+        }
+    }
+
+    /// Until when it waits before its next try. A time further away than the
+    /// longest wait was set before the clock was put back: nobody waits for it.
+    pub fn rests_until(&self, now: Now) -> Option<Seconds> {
+        self.not_before
+            .filter(|at| (1..=LONGEST_BACKOFF).contains(&at.saturating_sub(now.0)))
+    }
+}
