@@ -20,7 +20,7 @@ use std::{
     fmt::Debug,
 };
 
-/// What an effect does, whoever does it and when.
+/// What an effect does.
 type Meaning = (String, Option<Oid>, Oid);
 
 pub struct World {
@@ -231,13 +231,9 @@ impl World {
             // Two that are tried again without a round, and then as many as there are rounds.
             assert!(job.losses <= 2 + 3, "more losses than allowed");
             assert!(job.rounds <= 3, "more rounds than allowed");
-            assert!(
-                matches!(
-                    self.state.issues[&job.issue].state,
-                    IssueState::Approved { .. }
-                ),
-                "a job without approval"
-            );
+            let issue = &self.state.issues[&job.issue];
+            let is_approved = matches!(issue.state, IssueState::Approved { .. });
+            assert!(is_approved, "a job without approval");
         }
     }
 
@@ -271,9 +267,8 @@ impl World {
         let Some(live) = self.state.runs.get(&run) else {
             return;
         };
-        let seen = live.inbox_seen.clone();
         let all = self.inbox.get(&run).cloned().unwrap_or_default();
-        let from = seen.map_or(0, |seen| {
+        let from = live.inbox_seen.clone().map_or(0, |seen| {
             all.iter().position(|(oid, _)| *oid == seen).unwrap() + 1
         });
         if from < all.len() {
@@ -576,14 +571,13 @@ impl World {
     pub fn assert_told(&self) {
         for issue in self.state.issues.values() {
             let waits = issue.has_label("needs-human") || issue.has_label("rejected");
-            let noted = |pr: &Pr| pr.issue == issue.number && pr.note.is_some();
-            // The one that bars it is told of.
             let barred = self.state.queue.bar(issue.number).is_some();
+            let noted = |pr: &Pr| pr.issue == issue.number && pr.note.is_some();
             let told = waits || barred || self.state.prs.values().any(noted);
             assert!(told, "forgotten: {issue:?}");
         }
-        let unique: BTreeSet<_> = self.merged.iter().collect();
-        assert_eq!(unique.len(), self.merged.len(), "merged twice");
+        let unique = self.merged.iter().collect::<BTreeSet<_>>().len();
+        assert_eq!(unique, self.merged.len(), "merged twice");
     }
 }
 
