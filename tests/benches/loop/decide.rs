@@ -45,9 +45,14 @@ fn in_line(jobs: u64) -> State {
             by: "Uma User".to_owned(),
             command,
         };
+        // A third of them touch what others do.
+        let body = match n % 3 {
+            0 => format!("What is asked for.\n\nTouches: part{}\n", n % 50),
+            _ => "What is asked for.\n".to_owned(),
+        };
         let new = Command::NewIssue {
             title: format!("Issue {n}"),
-            body: "What is asked for.\n".to_owned(),
+            body,
             labels: vec![labels[(n % 4) as usize].to_owned()],
             done: Vec::new(),
         };
