@@ -21,7 +21,8 @@ pub struct Job {
     pub branch: String,
     /// Where the job stands.
     pub stage: Stage,
-    /// A code run of it was granted since its last approval.
+    /// A run of it was granted since its last approval, and since it last waited for a
+    /// person or another issue.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub begun: bool,
     /// Since when it is in the queue: its approval.
@@ -135,11 +136,10 @@ impl Job {
     /// became a pull request.
     pub fn is_under_way(&self) -> bool {
         match self.stage {
-            Stage::Queued => self.begun || self.pr.is_some(),
+            Stage::Queued | Stage::CheckDue { .. } => self.begun || self.pr.is_some(),
             Stage::NeedsHuman => self.pr.is_some(),
             Stage::Coding { .. }
             | Stage::Publishing { .. }
-            | Stage::CheckDue { .. }
             | Stage::Checking { .. }
             | Stage::Proposed => true,
         }

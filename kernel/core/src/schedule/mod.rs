@@ -191,7 +191,7 @@ impl State {
     pub(crate) fn requests_of(&self, job: &Job) -> Amounts {
         let config = &self.config.config;
         let asked = config.requests();
-        let Some(memory) = job.memory else {
+        let Some(memory) = job.memory.filter(|memory| *memory > config.limits.memory) else {
             return asked;
         };
         let grown = u128::from(asked.memory.0) * u128::from(memory.0)
@@ -276,13 +276,15 @@ impl Room {
             if let Code::Shut(why) = self.code {
                 return Err(why);
             }
-            if state.queue.is_fresh(job.issue) {
-                self.begin(state, job)?;
-            }
-            self.purse.take(state, job)?;
+            let mut purse = self.purse.clone();
+            purse.take(state, job)?;
+            self.begin(state, job)?;
+            self.purse = purse;
             if self.code == Code::One {
                 self.code = Code::Shut(Full::Trying);
             }
+        } else {
+            self.begin(state, job)?;
         }
         self.free.remove(&slot);
         self.slots_left -= 1;
@@ -297,6 +299,9 @@ impl Room {
 impl Room {
     /// Sets aside what a job takes that is not under way yet.
     fn begin(&mut self, state: &State, job: &Job) -> Result<(), Full> {
+        if job.is_under_way() {
+            return Ok(());
+        }
         let touches = state.queue.will_touch(job.issue);
         if let Some((on, _)) = self.touched.overlapping(touches).min() {
             return Err(Full::Touches { on });

@@ -38,8 +38,8 @@ enum Place {
     Ready,
     /// It begins at once: it is not under way.
     Fresh,
-    /// It would begin, and one that is under way touches the same.
-    Barred,
+    /// It would begin, at once or from a time on, and one that is under way touches the same.
+    Barred(Option<Seconds>),
     /// It goes on from a time on.
     Resting(Seconds),
 }
@@ -97,7 +97,7 @@ impl Queue {
             && let Some(turn) = turn(issue, job)
         {
             let place = match job.not_before {
-                _ if self.bar(number).is_some() => Place::Barred,
+                at if self.bar(number).is_some() => Place::Barred(at),
                 Some(at) => Place::Resting(at),
                 None if job.is_under_way() => Place::Ready,
                 None => Place::Fresh,
@@ -114,7 +114,7 @@ impl Queue {
             Place::Fresh => {
                 self.fresh.insert(turn);
             }
-            Place::Barred => {}
+            Place::Barred(_) => {}
             Place::Resting(at) => {
                 self.resting.insert((at, turn.issue), turn);
             }
@@ -131,7 +131,7 @@ impl Queue {
             Place::Fresh => {
                 self.fresh.remove(&turn);
             }
-            Place::Barred => {}
+            Place::Barred(_) => {}
             Place::Resting(at) => {
                 self.resting.remove(&(at, number));
             }
@@ -167,11 +167,18 @@ impl Queue {
             .flat_map(|paths| self.wanted.overlapping(paths));
         let others: BTreeSet<IssueNo> = overlapping.map(|(issue, _)| issue).collect();
         for other in others {
-            let place = match self.bar(other) {
-                Some(_) => Place::Barred,
-                None => Place::Fresh,
-            };
-            if let Some((_, turn)) = self.leave(other) {
+            let is_barred = self.bar(other).is_some();
+            if let Some((place, turn)) = self.leave(other) {
+                let at = match place {
+                    Place::Resting(at) => Some(at),
+                    Place::Barred(at) => at,
+                    Place::Ready | Place::Fresh => None,
+                };
+                let place = match at {
+                    at if is_barred => Place::Barred(at),
+                    Some(at) => Place::Resting(at),
+                    None => Place::Fresh,
+                };
                 self.enter(place, turn);
             }
         }
@@ -209,13 +216,7 @@ impl Queue {
     /// True while a job lacks nothing but room and, at most, time.
     pub fn holds(&self, job: IssueNo) -> bool {
         let place = self.places.get(&job);
-        place.is_some_and(|(place, _)| *place != Place::Barred)
-    }
-
-    /// True for a job that is not under way and may begin.
-    pub(super) fn is_fresh(&self, job: IssueNo) -> bool {
-        let place = self.places.get(&job);
-        place.is_some_and(|(place, _)| *place == Place::Fresh)
+        place.is_some_and(|(place, _)| !matches!(place, Place::Barred(_)))
     }
 
     /// Jobs that may begin now, in order.

@@ -30,6 +30,7 @@ pub(super) fn granted(
         return Err(Refusal::Stale(format!("the turn of job {number}")));
     }
     job.not_before = None;
+    job.begun = true;
     let mut issue = tx.issue(number)?;
     issue.runs += 1;
     let id = RunId {
@@ -40,7 +41,6 @@ pub(super) fn granted(
     let (from, to) = match (&purpose, &job.stage) {
         (Purpose::Code, Stage::Queued) => {
             job.stage = Stage::Coding { run: id };
-            job.begun = true;
             ("queued", "coding")
         }
         (Purpose::Check, Stage::CheckDue { commit }) if *commit == facts.start => {
@@ -96,7 +96,7 @@ pub(super) fn granted(
     let requests = tx.requests_of(&job);
     let mut limits = config.limits;
     if let Some(memory) = job.memory {
-        limits.memory = memory;
+        limits.memory = limits.memory.max(memory);
     }
     let grant = Grant {
         run: id,

@@ -9,6 +9,7 @@ use crate::{
     ids::{IssueNo, PrNo, RunId},
     model::{
         Comment, ConfigInForce, Effect, EffectKind, Issue, Job, Meta, Pr, Purpose, Run, RunState,
+        Stage,
     },
     state::{Delta, Put, State},
 };
@@ -39,6 +40,7 @@ impl<'a> Tx<'a> {
     }
 
     pub(super) fn finish(mut self, note: String) -> Step {
+        self.set_back();
         let meta = self.meta();
         meta.step += 1;
         let step = format!("{}.{}", meta.epoch, meta.step);
@@ -46,6 +48,23 @@ impl<'a> Tx<'a> {
             delta: self.delta,
             note,
             step,
+        }
+    }
+
+    /// A job that waits for a person or another issue before it has a pull request gives its
+    /// place to others: it is under way again when it goes on.
+    fn set_back(&mut self) {
+        let of_jobs = self.delta.jobs.keys();
+        let touched: Vec<_> = of_jobs.chain(self.delta.issues.keys()).copied().collect();
+        for number in touched {
+            let (Some(mut job), Ok(issue)) = (self.job(number), self.issue(number)) else {
+                continue;
+            };
+            let waits = job.held_by.is_some() || !issue.depends_on.is_empty();
+            if waits && job.begun && matches!(job.stage, Stage::Queued | Stage::CheckDue { .. }) {
+                job.begun = false;
+                self.put_job(job);
+            }
         }
     }
 

@@ -437,6 +437,10 @@ fn holds(world: &World, observed: &Observed) -> Result<(), TestCaseError> {
         prop_assert!(sum(|a| a.memory.0) <= capacity.memory.0, "above the memory");
         prop_assert!(sum(|a| a.cpus.0) <= capacity.cpus.0, "above the cpus");
     }
+    if let Some(most) = state.config.config.types.worker.per_day.pull_requests {
+        let opened = state.meta.today.unwrap_or_default().pull_requests;
+        prop_assert!(opened <= u64::from(most), "{opened} opened of {most}");
+    }
     // What is explained is what happens.
     let now = Now(world.now);
     let starts = schedule::decide(state, observed, now);
@@ -488,11 +492,13 @@ proptest! {
     /// too early, and all that nobody holds comes to its end.
     #[test]
     fn no_order_breaks_a_limit_or_stops_the_rest(seed in any::<u64>(), slots in 1u32..4, memory in 1u64..5) {
-        let config = Config {
+        let mut config = Config {
             slots: Slots::Fixed(slots),
             capacity: Given { memory: Some(Bytes(memory << 30)), cpus: None },
             ..config(true)
         };
+        let per_day = (seed % 2 == 0).then_some(memory as u32);
+        config.types.worker.per_day.pull_requests = per_day;
         let mut world = World::new(seed, true, config);
         let labels = ["priority/low", "priority/high", "priority/critical", "ui"];
         let bodies = ["", "Touches: src", "Touches: src/a, docs", "Touches: docs/b"];

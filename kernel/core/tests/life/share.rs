@@ -246,6 +246,42 @@ fn no_more_pull_requests_are_opened_in_a_day_than_may_be() {
 }
 
 #[test]
+fn one_that_waits_for_another_gives_its_place_to_it() {
+    let mut config = types(9, "types: {worker: {per_day: {pull_requests: 1}}}");
+    config.gates = crate::given::config(false).gates;
+    let mut world = World::new(1, false, config);
+    world.now = DAY + 5;
+    for _ in 0..2 {
+        approved(&mut world, &[]);
+    }
+    begin(&mut world);
+    let run = world.state.runs.values().next().unwrap().id;
+    let (issue, on, off) = (IssueNo(1), vec![IssueNo(2)], vec![]);
+    order(&mut world, Command::Depend { issue, on, off }).unwrap();
+    world.containers.remove(&run);
+    while !world.state.runs.is_empty() {
+        let action = world.plan().remove(0);
+        world.perform(action);
+    }
+    assert_eq!(turns(&world), [2], "the place is the other one's");
+    while let Some(action) = world.plan().pop() {
+        world.perform(action);
+    }
+    assert_eq!(world.state.jobs[&IssueNo(2)].pr, Some(PrNo(1)));
+    // What went before may go on, and opens none on the same day.
+    order(&mut world, Command::MergePr(PrNo(1))).unwrap();
+    while let Some(action) = world.plan().pop() {
+        world.perform(action);
+    }
+    assert!(world.state.jobs[&IssueNo(1)].pr.is_none());
+    assert!(world.now < 2 * DAY);
+    world.until_idle();
+    assert_eq!(world.state.jobs[&IssueNo(1)].pr, Some(PrNo(2)));
+    assert!(world.now > 2 * DAY);
+    world.assert_replay();
+}
+
+#[test]
 fn slots_are_at_least_as_many_as_are_kept() {
     let config = Config {
         slots: Slots::Auto,
