@@ -171,7 +171,8 @@ pub struct Issue {
     /// here and not open any more was given up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<IssueNo>,
-    /// Paths that it says it will touch, sorted; empty for the whole repository.
+    /// Paths that it says it will touch, sorted; `""` is the whole repository. None where
+    /// it says nothing of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub touches: Vec<String>,
     /// What is asked for; Markdown.
@@ -314,9 +315,16 @@ impl UsageTotal {
     /// Adds one call.
     pub fn add(&mut self, usage: &Usage) {
         self.calls += 1;
-        self.input_tokens +=
-            usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens;
-        self.output_tokens += usage.output_tokens;
+        let input = [
+            usage.input_tokens,
+            usage.cache_read_tokens,
+            usage.cache_write_tokens,
+        ];
+        let sum = input
+            .into_iter()
+            .fold(self.input_tokens, u64::saturating_add);
+        self.input_tokens = sum;
+        self.output_tokens = self.output_tokens.saturating_add(usage.output_tokens);
         self.last_status = usage.status;
     }
 }

@@ -125,13 +125,16 @@ pub(crate) async fn handle(
     let body = api::request(api, body);
     let mut call = ModelCall::new(Arc::clone(&door), started, api, model, ticket);
     call.asked = body.len() as u64;
-    let answered = match ask(&mut call, models, &target, &head.headers, body).await {
-        Ok(answered) => answered,
-        Err(response) => return *response,
-    };
     // A task of its own: an engine that goes away in the middle is counted as well.
     let (answer, receiver) = tokio::sync::oneshot::channel();
-    let work = door.calls.spawn(call.answer(answered, answer));
+    let granted = models.clone();
+    let work = door.calls.spawn(async move {
+        match ask(&mut call, &granted, &target, &head.headers, body).await {
+            Ok(answered) => call.answer(answered, answer).await,
+            // An engine that is gone needs no answer.
+            Err(response) => drop(answer.send(*response)),
+        }
+    });
     match receiver.await {
         Ok(response) => response,
         Err(_) => {
@@ -208,7 +211,12 @@ async fn ask(
         let is_last = open.peek().is_none();
         let outcome = tokio::select! {
             outcome = ready.send(&stores.timing, is_last) => outcome,
-            () = door.cut_calls.cancelled() => return Err(Box::new(refused(call.api, OVER))),
+            () = door.cut_calls.cancelled() => {
+                // The provider may have worked on it.
+                call.heard = 1;
+                call.count(StatusCode::OK, true).await;
+                return Err(Box::new(refused(call.api, OVER)));
+            }
         };
         match outcome {
             Outcome::Answered(response) => {
@@ -340,6 +348,7 @@ impl ModelCall {
         };
         let response = match whole {
             Err(reason) if status.is_success() => {
+                self.heard = 1;
                 if self.count(status, true).await {
                     self.away(StatusCode::SERVICE_UNAVAILABLE, None, &reason)
                 } else {
@@ -422,8 +431,14 @@ impl ModelCall {
         loop {
             let piece = tokio::select! {
                 piece = provider.chunk() => piece,
-                () = relay.pieces.closed() => return Ended::Cut("the engine left".to_owned()),
-                () = self.door.cut_calls.cancelled() => return Ended::Cut(OVER.to_owned()),
+                () = relay.pieces.closed() => {
+                    self.heard = self.heard.max(1);
+                    return Ended::Cut("the engine left".to_owned());
+                }
+                () = self.door.cut_calls.cancelled() => {
+                    self.heard = self.heard.max(1);
+                    return Ended::Cut(OVER.to_owned());
+                }
                 () = tokio::time::sleep_until(silent_since + timing.stream_silence) => {
                     return Ended::Cut("the provider fell silent".to_owned());
                 }

@@ -1,5 +1,6 @@
 //! What a run has used of its budget. Beyond it, at most one call is under way.
 
+use crate::api::lenient;
 use factory_core::{
     budget::{Limit, Spent},
     grant::ModelGrant,
@@ -118,21 +119,39 @@ impl Drop for Ticket {
 /// What a call may use at most: two bytes of text make a token at least, and a provider
 /// keeps to the limit in the request.
 pub(crate) fn most_of(models: &ModelGrant, model: &str, body: &[u8]) -> Spent {
-    #[derive(Default, Deserialize)]
+    #[derive(Deserialize)]
     struct Request {
-        #[serde(alias = "max_output_tokens", alias = "max_completion_tokens")]
+        #[serde(default, deserialize_with = "lenient")]
         max_tokens: Option<u64>,
+        #[serde(default, deserialize_with = "lenient")]
+        max_output_tokens: Option<u64>,
+        #[serde(default, deserialize_with = "lenient")]
+        max_completion_tokens: Option<u64>,
+        #[serde(default, deserialize_with = "lenient")]
         n: Option<u64>,
+        #[serde(default, deserialize_with = "lenient")]
         best_of: Option<u64>,
         previous_response_id: Option<IgnoredAny>,
         conversation: Option<IgnoredAny>,
     }
-    let named = serde_json::from_slice::<Request>(body).unwrap_or_default();
-    let answers = named.n.max(named.best_of).unwrap_or(1).max(1);
-    let each = named.max_tokens.unwrap_or(LONG_ANSWER);
-    // What the provider adds of its own is not seen here.
-    let adds = named.previous_response_id.is_some() || named.conversation.is_some();
-    let unseen = if adds { LONGEST_INPUT } else { 0 };
+    let (each, answers, unseen) = match serde_json::from_slice::<Request>(body) {
+        Ok(named) => {
+            let limits = [named.max_tokens, named.max_output_tokens];
+            let each = limits
+                .into_iter()
+                .flatten()
+                .chain(named.max_completion_tokens);
+            // What the provider adds of its own is not seen here.
+            let adds = named.previous_response_id.is_some() || named.conversation.is_some();
+            (
+                each.max().unwrap_or(LONG_ANSWER),
+                named.n.max(named.best_of).unwrap_or(1).max(1),
+                if adds { LONGEST_INPUT } else { 0 },
+            )
+        }
+        // A key twice, say: the provider may read what we do not.
+        Err(_) => (LONG_ANSWER, 1, LONGEST_INPUT),
+    };
     let usage = Usage {
         model: model.to_owned(),
         input_tokens: (body.len() / 2) as u64 + unseen,
@@ -165,7 +184,11 @@ mod tests {
         let plain = r#"{"max_tokens":19}"#;
         assert_eq!(most(plain), 19 + plain.len() as u64 / 2);
         assert!(most(r#"{"max_tokens":19,"n":100}"#) > 1900);
-        assert!(most("no json") > LONG_ANSWER);
+        assert!(most(r#"{"max_tokens":1e3}"#) > 1000);
+        assert!(most(r#"{"max_tokens":1,"max_completion_tokens":700}"#) > 700);
+        for odd in ["no json", r#"{"n":1,"n":100}"#] {
+            assert!(most(odd) > LONGEST_INPUT, "{odd}");
+        }
         assert!(most(r#"{"previous_response_id":"r"}"#) > LONGEST_INPUT);
         assert!(most(r#"{"max_tokens":18446744073709551615,"n":9}"#) > u64::MAX / 2);
     }

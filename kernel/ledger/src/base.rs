@@ -67,7 +67,8 @@ impl BaseRepo {
         };
         let _turn = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         let tip = user.tip(branch)?.ok_or_else(no_branch)?;
-        if self.heads()?.contains(&(name.clone(), tip.clone())) {
+        let is_default = self.default_branch()? == branch;
+        if is_default && self.heads()?.contains(&(name.clone(), tip.clone())) {
             return Ok(tip);
         }
         fetch_from_user(&self.git, user, format!("+{name}:{name}"))

@@ -85,10 +85,13 @@ impl Read {
     /// Most bytes of one that is kept.
     const LARGEST: usize = 128 << 10;
 
-    fn get(&self, commit: &Oid, dirs: &[&str]) -> Option<BTreeMap<String, Vec<u8>>> {
-        let same = |asked: &(Oid, Vec<String>)| asked.0 == *commit && asked.1 == dirs;
-        let (_, files) = self.0.iter().find(|(asked, _)| same(asked))?;
-        Some(files.clone())
+    fn get(&mut self, commit: &Oid, dirs: &[&str]) -> Option<BTreeMap<String, Vec<u8>>> {
+        let same = |((of, asked), _): &Files| of == commit && asked == dirs;
+        let at = self.0.iter().position(same)?;
+        let read = self.0.remove(at)?;
+        let files = read.1.clone();
+        self.0.push_back(read);
+        Some(files)
     }
 
     fn put(&mut self, commit: &Oid, dirs: &[&str], files: &BTreeMap<String, Vec<u8>>) {

@@ -19,6 +19,16 @@ fn sh(dir: &Path, script: &str) {
         .current_dir(dir)
         .env("HOME", dir)
         .env("GIT_CONFIG_NOSYSTEM", "1");
+    // What a fetch packs anew is packed when it ends: nothing changes while it is looked at.
+    command.env("GIT_CONFIG_COUNT", "2");
+    for (n, key) in ["gc.autoDetach", "maintenance.autoDetach"]
+        .iter()
+        .enumerate()
+    {
+        command
+            .env(format!("GIT_CONFIG_KEY_{n}"), key)
+            .env(format!("GIT_CONFIG_VALUE_{n}"), "false");
+    }
     for role in ["AUTHOR", "COMMITTER"] {
         command
             .env(format!("GIT_{role}_NAME"), "t")

@@ -144,6 +144,15 @@ pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
             }
         }
     }
+    for agent in [AgentType::Sensor, AgentType::Adversary] {
+        if !types.of(agent).per_day.is_nothing() {
+            return Some((
+                agent.as_str(),
+                format!("types.{agent}.per_day: only workers open pull requests"),
+                "write it at `worker`, or remove it".to_owned(),
+            ));
+        }
+    }
     let none = [
         ("max", types.worker.max),
         ("per_day.pull_requests", types.worker.per_day.pull_requests),

@@ -20,6 +20,20 @@ impl State {
         runs.any(|(_, run)| run.is_open())
     }
 
+    /// What the kernel that runs, or ran last, sees of the engine.
+    pub(super) fn seen(&self) -> Observed {
+        let kernel = self.meta.kernel.as_ref();
+        let unknown = Amounts {
+            memory: Bytes(u64::MAX),
+            cpus: Milli(u64::MAX),
+        };
+        Observed {
+            engine: kernel.and_then(|kernel| kernel.engine).unwrap_or(unknown),
+            slots: kernel.and_then(|kernel| kernel.slots),
+            ..Observed::default()
+        }
+    }
+
     /// True where the job's next run may begin in this slot, as things are now.
     pub(crate) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32, now: Now) -> bool {
         let waits = match purpose {
@@ -27,17 +41,7 @@ impl State {
             // A merge that is made goes on: others wait behind it.
             Purpose::MergeTest { .. } => true,
         };
-        let kernel = self.meta.kernel.as_ref();
-        let unknown = Amounts {
-            memory: Bytes(u64::MAX),
-            cpus: Milli(u64::MAX),
-        };
-        let observed = Observed {
-            engine: kernel.and_then(|kernel| kernel.engine).unwrap_or(unknown),
-            slots: kernel.and_then(|kernel| kernel.slots),
-            ..Observed::default()
-        };
-        let mut room = Room::of(self, &observed, now);
+        let mut room = Room::of(self, &self.seen(), now);
         let is_free = room.free.contains(&slot);
         waits && is_free && !self.has_open_run(job.issue) && room.take(self, job, purpose).is_ok()
     }

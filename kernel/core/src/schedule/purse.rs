@@ -5,6 +5,7 @@ use crate::{
     budget::{Limit, Spent},
     event::Now,
     model::{Job, Run, Stage},
+    quantity::Milli,
     state::State,
 };
 
@@ -55,7 +56,25 @@ impl State {
     /// What a run of a job may use, whatever the others do.
     fn left_of_job(&self, job: &Job) -> Limit {
         let budget = &self.config.config.budget;
-        budget.per_run.and(&budget.per_job.less(&job.spent))
+        let run = budget.per_run.and(&budget.per_job.less(&job.spent));
+        run.and(&self.share_of_day())
+    }
+
+    /// An equal part of the day's limit for each slot, in what neither runs nor jobs have a
+    /// limit of their own: or else the first run would have all of the day set aside for it.
+    fn share_of_day(&self) -> Limit {
+        let budget = &self.config.config.budget;
+        let slots = u64::from(self.slots(&self.seen()).max(1));
+        let share = |day: Option<u64>, own: [bool; 2]| {
+            let day = day.filter(|_| own == [false; 2])?;
+            Some((day / slots).max(1))
+        };
+        let (day, run, job) = (&budget.per_day, &budget.per_run, &budget.per_job);
+        let usd = day.usd.map(|usd| usd.0);
+        Limit {
+            usd: share(usd, [run.usd.is_some(), job.usd.is_some()]).map(Milli),
+            tokens: share(day.tokens, [run.tokens.is_some(), job.tokens.is_some()]),
+        }
     }
 
     fn left_of_day(&self, now: Now) -> Limit {

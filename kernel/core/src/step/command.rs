@@ -198,6 +198,7 @@ fn merge(tx: &mut Tx<'_>, by: &str, number: PrNo) -> Result<String, Refusal> {
         && job.stage == Stage::NeedsHuman
     {
         job.stage = Stage::Proposed;
+        job.not_before = None;
         job.breaks = 0;
         job.losses = 0;
         tx.put_job(job);

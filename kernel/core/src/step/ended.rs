@@ -94,7 +94,8 @@ fn finished(run: &Run) -> bool {
 /// checkpoint, as long as there is money for the job.
 fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusal> {
     let (id, class) = (run.id, ExitClass::OverBudget);
-    job.rounds += 1;
+    // What was left of the day was all that it had.
+    job.rounds += u32::from(!tx.day_is_used_up());
     let budget = run.grant.models.as_ref().map(|models| models.budget);
     let budget = budget.unwrap_or_default();
     let (retry, why) = match tx.has_nothing_left(&job) {
@@ -236,8 +237,8 @@ fn broke_off(
     blame: Blame,
 ) -> Result<String, Refusal> {
     let id = run.id;
-    job.story
-        .push(format!("{id}: {class}: {}", text::one_line(why)));
+    let line = format!("{id}: {class}: {}", text::one_line(why));
+    job.story.push(text::trimmed(&line, 500));
     if blame == Blame::Counts {
         job.breaks += 1;
         if class.retry() == Retry::Again {
@@ -409,7 +410,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
                 .unwrap_or_default();
             let why = format!("{id} ended without pushing a commit.{problem}");
             let words = text::trimmed(&last_words(&run, end), OUTPUT_LIMIT);
-            job.story.push(text::one_line(&why));
+            job.story.push(text::trimmed(&text::one_line(&why), 500));
             let feedback = format!(
                 "The run before you ({id}) ended without pushing a commit.{problem} Its last words were:\n\n{words}\n\nMake the change, commit it and `git push`."
             );

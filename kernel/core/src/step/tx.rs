@@ -156,6 +156,10 @@ impl<'a> Tx<'a> {
         self.base.is_out_of_money(job)
     }
 
+    pub(super) fn day_is_used_up(&self) -> bool {
+        self.base.day_is_used_up(self.now)
+    }
+
     /// True where no code run of a job may use anything.
     pub(super) fn has_nothing_left(&self, job: &Job) -> bool {
         self.base.has_nothing_left(job)

@@ -294,3 +294,29 @@ proptest! {
         world.assert_replay();
     }
 }
+
+#[test]
+fn a_day_in_a_unit_of_its_own_is_shared_out_by_slots() {
+    let config = Config {
+        engine: EngineKind::default(),
+        slots: Slots::Fixed(4),
+        budget: Budget {
+            per_day: tokens(1000),
+            ..Budget::default()
+        },
+        ..config(true)
+    };
+    let mut world = World::new(1, false, config);
+    for title in ["One", "Two", "Three"] {
+        file(&mut world, title);
+    }
+    let begins = |action: &Action| !matches!(action, Action::Await(_));
+    while let Some(action) = world.plan().into_iter().find(begins) {
+        world.perform(action);
+    }
+    let runs = world.state.runs.values();
+    let budgets: Vec<Option<u64>> = runs
+        .map(|run| run.grant.models.as_ref().unwrap().budget.tokens)
+        .collect();
+    assert_eq!(budgets, [Some(250); 3]);
+}

@@ -162,7 +162,7 @@ pub fn error(api: WireApi, trouble: Trouble, message: &str) -> (StatusCode, Vec<
 
 /// A count as providers write it; none for what is none, so that the rest is read all the
 /// same.
-fn lenient<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+pub(crate) fn lenient<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     let value = Option::<Value>::deserialize(d)?.unwrap_or_default();
     let whole = |n: f64| (n.is_finite() && n >= 0.0).then_some(n as u64);
     Ok(value.as_u64().or_else(|| value.as_f64().and_then(whole)))

@@ -20,8 +20,12 @@ impl ModelCall {
             ..self.meter.usage().clone()
         };
         if status.is_success() && self.heard > 0 && (cut || !self.meter.is_told()) {
-            let input = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens;
-            if input == 0 {
+            let told = [
+                usage.input_tokens,
+                usage.cache_read_tokens,
+                usage.cache_write_tokens,
+            ];
+            if told == [0; 3] {
                 usage.input_tokens = self.asked / BYTES_OF_A_TOKEN;
             }
             usage.output_tokens = usage.output_tokens.max(self.heard);
