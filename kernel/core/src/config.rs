@@ -24,6 +24,8 @@ use std::fmt;
 pub const FILE: &str = "factory.yaml";
 /// The longest time that a run may be given: 30 days.
 pub const LONGEST_WALL: Seconds = Seconds(30 * 24 * 3600);
+/// The smallest part of a processor core that a container can have.
+const LEAST_CPUS: Milli = Milli(10);
 /// The most processes that Linux can number.
 const MOST_PIDS: u32 = 4_194_304;
 
@@ -355,6 +357,13 @@ impl Config {
                 let what = format!("{key} is {time}");
                 return fail(key, what, "write at most 720h; 45m is the default of wall");
             }
+        }
+        if self.limits.cpus < LEAST_CPUS {
+            return fail(
+                "cpus",
+                format!("cpus is {}", self.limits.cpus),
+                "the container engine wants at least 0.01; 2 is the default",
+            );
         }
         if self.limits.memory.0 < 64 << 20 {
             return fail(

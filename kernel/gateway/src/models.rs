@@ -261,7 +261,7 @@ struct ModelCall {
     meter: Box<dyn Meter>,
     /// Bytes of the request.
     asked: u64,
-    /// Tokens that came at least: one with each event of a stream.
+    /// Tokens that came, about: one with each short event of a stream.
     heard: u64,
     /// Who answers.
     provider: Option<Provider>,
@@ -370,7 +370,7 @@ impl ModelCall {
             Ok(body) => {
                 if status.is_success() {
                     self.meter.body(&body);
-                    self.heard = body.len() as u64 / count::BYTES_OF_A_TOKEN;
+                    self.heard = body.len() as u64 / api::BYTES_OF_A_TOKEN;
                 }
                 if self.count(status, false).await {
                     let mut response = Response::new(http::full(body));
@@ -503,8 +503,8 @@ impl ModelCall {
     /// Queues one event; the last one of an answer only once the call is counted.
     async fn relay_event(&mut self, event: sse::Event, relay: &mut Relay) -> Option<Ended> {
         let kind = self.meter.event(&event);
-        if kind == Kind::Other && !event.data.is_empty() {
-            self.heard += 1;
+        if kind == Kind::Other {
+            self.heard += api::tokens_of(&event.data);
         }
         if matches!(kind, Kind::Error | Kind::Stop)
             && let Some(message) = api::no_credit(&event.data)

@@ -450,6 +450,15 @@ async fn what_no_provider_counts_is_estimated() {
             1..=100,
             1000..=1010,
         ),
+        // Nor one that could be read.
+        (
+            Reply::json(
+                200,
+                format!(r#"{{"usage":{{}},"content":"{}"}}"#, "x".repeat(4000)),
+            ),
+            1..=100,
+            1000..=1010,
+        ),
         // What is told stands.
         (
             whole(),

@@ -71,6 +71,18 @@ impl BaseRepo {
         if is_default && self.heads()?.contains(&(name.clone(), tip.clone())) {
             return Ok(tip);
         }
+        // A branch that was renamed to a folder of its own name, or the other way round.
+        let in_the_way = |other: &str| {
+            let within = |one: &str, other: &str| one.starts_with(&format!("{other}/"));
+            within(other, &name) || within(&name, other)
+        };
+        for (other, _) in self.heads()?.iter().filter(|(other, _)| in_the_way(other)) {
+            self.git
+                .run(["update-ref", "-d", other])
+                .map_err(doing(format!(
+                    "make room for branch `{branch}` in base.git"
+                )))?;
+        }
         fetch_from_user(&self.git, user, format!("+{name}:{name}"))
             .run()
             .map_err(doing(format!("bring the history of branch `{branch}`")))?;

@@ -70,6 +70,10 @@ fn packed_refs(heads: &[(String, Oid)], default: &str) -> String {
     }
     for (name, oid) in heads {
         let name = name.strip_prefix("refs/heads/").unwrap_or(name);
+        // There the start of the run is.
+        if name == "start" || name.starts_with("start/") {
+            continue;
+        }
         text.push_str(&format!("{oid} refs/remotes/origin/{name}\n"));
     }
     text

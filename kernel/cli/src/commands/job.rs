@@ -44,7 +44,7 @@ pub fn run(factory: &mut Factory, command: Job) -> Result<ExitCode, Failure> {
         Job::Hold { number } => (
             number.parse()?,
             Command::Hold,
-            "held: a run that lives goes on, and no other begins until `factory job release`",
+            "held: a run that lives goes on, as does a merge that is being tested, and nothing else begins until `factory job release`",
         ),
         Job::Release { number } => (number.parse()?, Command::Release, "released"),
         Job::Bump { number } => (number.parse()?, Command::Bump, "put in front of all others"),

@@ -274,7 +274,13 @@ fn alone(factory: &mut Factory, number: PrNo) -> Result<Option<ExitCode>, Failur
 /// What goes on with a pull request whose merge gate is open; none once that is settled.
 fn progress(factory: &Factory, number: PrNo) -> Option<String> {
     let target = line(&factory.state.meta.target);
-    match &factory.state.prs.get(&number)?.state {
+    let pr = factory.state.prs.get(&number)?;
+    let job = factory.state.jobs.get(&pr.issue);
+    match &pr.state {
+        PrState::Queued { .. } if job.is_some_and(|job| job.held_by.is_some()) => Some(format!(
+            "pull request {number}: its job is held; `factory job release {}` lets it be merged",
+            pr.issue
+        )),
         PrState::Queued { .. } => Some(format!("pull request {number}: waits for its turn")),
         PrState::Testing { run: None, .. } => Some(format!(
             "pull request {number}: merged with {target}; waits for a slot to be tested"

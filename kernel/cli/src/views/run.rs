@@ -90,9 +90,9 @@ impl UsageView {
     /// The sum over several runs.
     pub fn sum<'a>(runs: impl Iterator<Item = &'a Run>) -> Self {
         runs.fold(Self::default(), |sum, run| Self {
-            calls: sum.calls + run.usage.calls,
-            input_tokens: sum.input_tokens + run.usage.input_tokens,
-            output_tokens: sum.output_tokens + run.usage.output_tokens,
+            calls: sum.calls.saturating_add(run.usage.calls),
+            input_tokens: sum.input_tokens.saturating_add(run.usage.input_tokens),
+            output_tokens: sum.output_tokens.saturating_add(run.usage.output_tokens),
             micro_usd: sum.micro_usd.saturating_add(run.spent.micro_usd),
         })
     }

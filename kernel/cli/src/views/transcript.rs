@@ -63,7 +63,8 @@ fn time_of_day(seconds: i64) -> String {
 }
 
 fn call(usage: &Usage) -> String {
-    let input = usage.input_tokens + usage.cache_read_tokens + usage.cache_write_tokens;
+    let input = usage.input_tokens.saturating_add(usage.cache_read_tokens);
+    let input = input.saturating_add(usage.cache_write_tokens);
     let cut = if usage.cut { ", broke off" } else { "" };
     format!(
         "[model {}: status {}, {} ms, {} in, {} out{cut}]",

@@ -172,6 +172,12 @@ fn errors_name_line_and_next_step() {
             "at most 720h",
         ),
         (
+            "limits: {cpus: 0.001}\n",
+            1,
+            "cpus is 0.001",
+            "at least 0.01",
+        ),
+        (
             "types: {worker: {max: 0}}\n",
             1,
             "types.worker.max is 0: nothing could be worked on",

@@ -119,7 +119,6 @@ impl Chat {
             self.usage.model = model;
         }
         let Some(counts) = payload.usage else { return };
-        self.told = true;
         let details = counts.prompt_tokens_details.unwrap_or_default();
         let read = details.cached_tokens.unwrap_or(0);
         let written = details.cache_write_tokens.unwrap_or(0);
@@ -130,6 +129,7 @@ impl Chat {
         let input = counts.prompt_tokens.or(rest).unwrap_or(0);
         self.usage.input_tokens = input.saturating_sub(read.saturating_add(written));
         self.usage.output_tokens = output;
+        self.told = output > 0;
     }
 }
 

@@ -127,7 +127,6 @@ impl Messages {
     /// Totals only grow: a later event that names a smaller one, as spliced
     /// streams do, takes nothing back that was already used.
     fn add(&mut self, counts: &Counts) {
-        self.told = true;
         let parts = counts.iterations.as_deref().unwrap_or_default();
         let grow = |total: &mut u64, of: fn(&Counts) -> Option<u64>| {
             let sum = parts.iter().filter_map(of).fold(0, u64::saturating_add);
@@ -142,6 +141,7 @@ impl Messages {
         grow(&mut usage.cache_read_tokens, |counts| {
             counts.cache_read_input_tokens
         });
+        self.told = usage.output_tokens > 0;
     }
 }
 

@@ -160,12 +160,37 @@ pub fn error(api: WireApi, trouble: Trouble, message: &str) -> (StatusCode, Vec<
     (status, body)
 }
 
+/// More tokens than any answer has: what is said beyond is not believed.
+const MOST_TOKENS: u64 = 1 << 40;
+/// Bytes of text that make a token, about.
+pub const BYTES_OF_A_TOKEN: u64 = 4;
+/// Bytes of names and other things around the text in an event of a stream.
+const AROUND: u64 = 256;
+
+/// Tokens of an event whose text nobody counts: one, or more for a long text.
+pub fn tokens_of(data: &[u8]) -> u64 {
+    fn text(value: &Value) -> u64 {
+        match value {
+            Value::String(text) => text.len() as u64,
+            Value::Array(all) => all.iter().map(text).sum(),
+            Value::Object(all) => all.values().map(text).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
+    }
+    if data.len() as u64 <= AROUND {
+        return u64::from(!data.is_empty());
+    }
+    let all = serde_json::from_slice(data).map_or(data.len() as u64, |value| text(&value));
+    (all.saturating_sub(AROUND) / BYTES_OF_A_TOKEN).max(1)
+}
+
 /// A count as providers write it; none for what is none, so that the rest is read all the
 /// same.
 pub(crate) fn lenient<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
     let value = Option::<Value>::deserialize(d)?.unwrap_or_default();
     let whole = |n: f64| (n.is_finite() && n >= 0.0).then_some(n as u64);
-    Ok(value.as_u64().or_else(|| value.as_f64().and_then(whole)))
+    let count = value.as_u64().or_else(|| value.as_f64().and_then(whole));
+    Ok(count.map(|count| count.min(MOST_TOKENS)))
 }
 
 /// The model named in a request.
@@ -255,6 +280,16 @@ mod tests {
         ] {
             assert_eq!(no_credit(data.as_bytes()).as_deref(), words, "{data}");
         }
+    }
+
+    #[test]
+    fn a_long_text_in_an_event_is_more_than_a_token() {
+        let event = |text: usize| format!(r#"{{"id":"x","delta":"{}"}}"#, "y".repeat(text));
+        assert_eq!(tokens_of(b""), 0);
+        assert_eq!(tokens_of(event(9).as_bytes()), 1);
+        assert_eq!(tokens_of(event(300).as_bytes()), 11);
+        assert!((24_000..26_000).contains(&tokens_of(event(100_000).as_bytes())));
+        assert!(tokens_of(&[b'z'; 4096]) > 900, "no JSON");
     }
 
     #[test]

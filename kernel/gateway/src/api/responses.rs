@@ -117,7 +117,6 @@ impl Responses {
         let Ok(counts) = serde_json::from_value::<Counts>(counts) else {
             return;
         };
-        self.told = true;
         let details = counts.input_tokens_details.unwrap_or_default();
         let read = details.cached_tokens.unwrap_or(0);
         let written = details.cache_write_tokens.unwrap_or(0);
@@ -126,5 +125,7 @@ impl Responses {
         let input = counts.input_tokens.unwrap_or(0);
         self.usage.input_tokens = input.saturating_sub(read.saturating_add(written));
         self.usage.output_tokens = counts.output_tokens.unwrap_or(0);
+        // Real ones say 0 and 0 of an answer that a program of the provider wrote.
+        self.told |= counts.output_tokens.is_some();
     }
 }

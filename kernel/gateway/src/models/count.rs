@@ -1,12 +1,10 @@
 //! What a call is counted with.
 
 use super::ModelCall;
+use crate::api::BYTES_OF_A_TOKEN;
 use factory_core::inbox::{InboxEntry, Usage};
 use hyper::StatusCode;
 use std::sync::PoisonError;
-
-/// Bytes of text that make a token, about.
-pub(super) const BYTES_OF_A_TOKEN: u64 = 4;
 
 impl ModelCall {
     /// The call as it is counted. Where an answer came and the provider does not say what

@@ -207,3 +207,20 @@ fn commits_are_read_within_bounds() {
         }
     );
 }
+
+#[test]
+fn a_target_that_becomes_a_folder_of_its_own_name_is_brought() {
+    let lab = Lab::new(&[("a.txt", "one\n")]);
+    for to in ["main/x", "start/y", "main"] {
+        git(&lab.top, &["checkout", "-q", "--detach"]);
+        let names = git(
+            &lab.top,
+            &["for-each-ref", "--format=%(refname)", "refs/heads"],
+        );
+        for name in names.lines() {
+            git(&lab.top, &["update-ref", "-d", name]);
+        }
+        git(&lab.top, &["checkout", "-q", "-b", to]);
+        assert_eq!(lab.base.fetch_target(&lab.user, to).unwrap(), lab.first);
+    }
+}
