@@ -126,13 +126,17 @@ pub(crate) async fn handle(
     let mut call = ModelCall::new(Arc::clone(&door), started, api, model, ticket);
     call.asked = body.len() as u64;
     // A task of its own: an engine that goes away in the middle is counted as well.
-    let (answer, receiver) = tokio::sync::oneshot::channel();
+    let (mut answer, receiver) = tokio::sync::oneshot::channel();
     let granted = models.clone();
     let work = door.calls.spawn(async move {
-        match ask(&mut call, &granted, &target, &head.headers, body).await {
-            Ok(answered) => call.answer(answered, answer).await,
-            // An engine that is gone needs no answer.
-            Err(response) => drop(answer.send(*response)),
+        let asked = tokio::select! {
+            asked = ask(&mut call, &granted, &target, &head.headers, body) => Some(asked),
+            () = answer.closed() => None,
+        };
+        match asked {
+            Some(Ok(answered)) => call.answer(answered, answer).await,
+            Some(Err(response)) => drop(answer.send(*response)),
+            None => call.left().await,
         }
     });
     match receiver.await {
@@ -212,9 +216,7 @@ async fn ask(
         let outcome = tokio::select! {
             outcome = ready.send(&stores.timing, is_last) => outcome,
             () = door.cut_calls.cancelled() => {
-                // The provider may have worked on it.
-                call.heard = 1;
-                call.count(StatusCode::OK, true).await;
+                call.left().await;
                 return Err(Box::new(refused(call.api, OVER)));
             }
         };

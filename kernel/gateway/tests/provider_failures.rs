@@ -478,3 +478,24 @@ async fn what_no_provider_counts_is_estimated() {
         lab.stop().await;
     }
 }
+
+/// An engine that does not wait for its answer has asked all the same.
+#[tokio::test]
+async fn a_call_that_its_engine_leaves_is_counted() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    let mut lab = Lab::with_run(&address, quick()).await;
+    let mut agent = lab.agent().await;
+    let call = agent.whole_model();
+    let taken = tokio::select! {
+        taken = silent.accept() => taken.unwrap(),
+        got = call => panic!("{got:?}"),
+    };
+    drop(agent);
+    // Its inbox has the call before the gateway ends.
+    lab.woken().await;
+    drop(taken);
+    let usage = lab.usages().pop().unwrap();
+    assert!(usage.cut && usage.input_tokens > 0, "{usage:?}");
+    lab.stop().await;
+}

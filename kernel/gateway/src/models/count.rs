@@ -60,6 +60,13 @@ impl ModelCall {
         }
     }
 
+    /// Nobody waits for an answer any more of which nothing came. The provider may have
+    /// worked on it.
+    pub(super) async fn left(&mut self) {
+        self.heard = 1;
+        self.count(StatusCode::OK, true).await;
+    }
+
     pub(super) fn note(&self, usage: &Usage) {
         let stores = self.door.stores();
         stores
