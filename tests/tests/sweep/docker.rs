@@ -36,7 +36,7 @@ const LONGEST: Duration = Duration::from_secs(400);
 const KILLS_PER_ROUND: usize = 20;
 
 /// One death per kind of effect, right after it: it is done, and nothing says so yet.
-const KINDS: [&str; 24] = [
+const KINDS: [&str; 23] = [
     "after-fetch-target",
     "after-files",
     "after-workspace",
@@ -48,7 +48,6 @@ const KINDS: [&str; 24] = [
     "after-close-door",
     "after-remove-workspace",
     "after-remove-files",
-    "after-keep",
     "after-close-run",
     "after-move-branch",
     "after-make-merge",
