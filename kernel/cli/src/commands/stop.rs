@@ -78,14 +78,20 @@ fn end_prepare(factory: &mut Factory, running: wait::Running) -> Result<bool, Fa
 pub fn run(factory: &mut Factory, options: Stop) -> Result<ExitCode, Failure> {
     let path = if options.now { PATH_STOP } else { PATH_DRAIN };
     let mut was_there = false;
-    // One that dies before it has ended is followed by another, which is asked again.
-    while asked(factory, path, was_there)? {
+    // One that dies before it has ended is followed by another, which is asked again, also
+    // where it came so soon that nobody saw the gap.
+    loop {
+        factory.reload()?;
+        let epoch = factory.state.meta.epoch;
+        if !asked(factory, path, was_there)? {
+            break;
+        }
         factory.reload()?;
         if !was_there && !options.now && !factory.state.runs.is_empty() {
             views::hint("waiting for the agents to finish; `factory stop --now` ends them too")?;
         }
         was_there = true;
-        while wait::next(factory)? == Next::Look {}
+        while factory.state.meta.epoch == epoch && wait::next(factory)? == Next::Look {}
     }
     if !was_there {
         wait::end_gateway(factory)?;
