@@ -13,11 +13,9 @@ const AGENTS: usize = 64;
 const SLOTS: usize = 8;
 /// What ours gets done in the time in which the engine alone gets one done.
 const LEAST: f64 = 0.85;
-/// How long agents wait, as for one answer of a model, in seconds.
-const ANSWER: u32 = 5;
-/// So short that the engine's own work fills a small machine: what is left to see is what a
-/// run costs beside that. Has no limit.
-const AT_ONCE: u32 = 1;
+/// How long agents wait, as for one answer of a model, in seconds. With the first the
+/// engine's own work fills a small machine: what is seen is what a run costs beside that.
+const ANSWERS: [u32; 2] = [1, 5];
 
 /// Waits, then hands in a commit.
 const AGENT: &str = "cat >/dev/null
@@ -81,10 +79,10 @@ pub fn measure(table: &mut Table) {
         &format!("{AGENTS} short agents over {SLOTS} slots, s"),
         &["together", "at a time"],
     );
-    let ratio = agents(table, AT_ONCE);
-    table.ratio_of("throughput beside Docker alone", ratio);
-    let ratio = agents(table, ANSWER);
-    table.least("throughput beside Docker alone", ratio, LEAST);
+    for seconds in ANSWERS {
+        let ratio = agents(table, seconds);
+        table.least("throughput beside Docker alone", ratio, LEAST);
+    }
 }
 
 /// What ours gets done of agents that wait so many seconds, in the time in which the
