@@ -184,6 +184,7 @@ impl From<RepoError> for Failure {
             RepoError::Io { source, .. } => class_of(source),
             RepoError::Git { .. }
             | RepoError::Refs { .. }
+            | RepoError::Objects { .. }
             | RepoError::NoBranch { .. }
             | RepoError::TooLarge { .. }
             | RepoError::NotForward { .. } => Class::Internal,

@@ -1,10 +1,11 @@
 //! The Git endpoint of a run's door: smart HTTP (protocol version 0) for plain
 //! `git` clients, and the rules of a push.
 //!
-//! A push is spooled, read and inspected in a quarantine of our own before the
-//! real receive-pack sees it. Receive-pack's answer is held back until the
-//! inbox entry is durable, so what an agent was told is never lost; what a
-//! crash left unwritten is found again by [`catch_up`].
+//! A push is spooled, read, unpacked and inspected in a quarantine; then its pack is
+//! taken over as it is, and the ref moved. The answer waits until the inbox entry
+//! is durable, so what an agent was told is never lost; what a crash left
+//! unwritten is found again by [`catch_up`]. (`receive-pack` would do the first half of that
+//! again, in six processes more.)
 
 mod body;
 mod child;
@@ -22,8 +23,8 @@ use crate::failpoint::Gateway;
 use crate::http::{self, Body};
 use child::ChildError;
 use factory_core::wire::{self, CHECKPOINT_REF};
-use factory_ledger::door::{Exchange, Service};
-use hyper::body::Incoming;
+use factory_ledger::{door::Exchange, incoming::Incoming};
+use hyper::body::Incoming as Sent;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use inspect::{InspectError, Target};
 use pkt::PushRequest;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Most bytes of one push, as in `receive.maxInputSize` of `door.git`.
+/// Most bytes of one push.
 pub const MAX_PUSH_BYTES: u64 = 512 << 20;
 /// Most bytes of a checkpoint's pack.
 pub const MAX_CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -83,6 +84,7 @@ impl From<InspectError> for Failure {
             InspectError::Refused(refusal) => Self::Refused(refusal),
             InspectError::Stopped => Self::Stopped,
             InspectError::Failed(source) => Self::Child(source),
+            InspectError::Unread(source) => Self::Gateway(GatewayError::Door { source }),
         }
     }
 }
@@ -98,19 +100,23 @@ impl From<ChildError> for Failure {
 
 /// What a request asks for.
 enum Ask {
-    Advertisement(Service),
+    /// The refs that can be fetched,
+    Fetchable,
+    /// and those that can be pushed.
+    Pushable,
     Fetch,
     Push,
 }
 
 /// Answers one request below [`wire::PATH_GIT`] of the run behind `door`.
-pub async fn handle(door: &Arc<RunDoor>, request: Request<Incoming>) -> Response<Body> {
+pub async fn handle(door: &Arc<RunDoor>, request: Request<Sent>) -> Response<Body> {
     let ask = match ask(&request) {
         Ok(ask) => ask,
         Err((status, why)) => return text(status, why),
     };
     let answered = match ask {
-        Ask::Advertisement(service) => advertisement(door, service).await,
+        Ask::Fetchable => fetchable(door).await,
+        Ask::Pushable => pushable(door).await,
         Ask::Fetch => fetch(door, request).await,
         Ask::Push => push(door, request).await,
     };
@@ -128,17 +134,15 @@ pub fn catch_up(door: &RunDoor) -> Result<(), GatewayError> {
     record::known_tips(door).map(|_| ())
 }
 
-fn ask(request: &Request<Incoming>) -> Result<Ask, (StatusCode, String)> {
+fn ask(request: &Request<Sent>) -> Result<Ask, (StatusCode, String)> {
     let path = request
         .uri()
         .path()
         .strip_prefix(wire::PATH_GIT)
         .unwrap_or_default();
     let wanted = match (path, request.uri().query()) {
-        ("/info/refs", Some("service=git-upload-pack")) => Ask::Advertisement(Service::UploadPack),
-        ("/info/refs", Some("service=git-receive-pack")) => {
-            Ask::Advertisement(Service::ReceivePack)
-        }
+        ("/info/refs", Some("service=git-upload-pack")) => Ask::Fetchable,
+        ("/info/refs", Some("service=git-receive-pack")) => Ask::Pushable,
         ("/info/refs", _) => {
             return Err((
                 StatusCode::FORBIDDEN,
@@ -155,7 +159,7 @@ fn ask(request: &Request<Incoming>) -> Result<Ask, (StatusCode, String)> {
         }
     };
     let (method, content) = match wanted {
-        Ask::Advertisement(_) => (Method::GET, None),
+        Ask::Fetchable | Ask::Pushable => (Method::GET, None),
         Ask::Fetch => (Method::POST, Some("application/x-git-upload-pack-request")),
         Ask::Push => (Method::POST, Some("application/x-git-receive-pack-request")),
     };
@@ -176,67 +180,73 @@ fn ask(request: &Request<Incoming>) -> Result<Ask, (StatusCode, String)> {
     Ok(wanted)
 }
 
-async fn advertisement(door: &Arc<RunDoor>, service: Service) -> Result<Response<Body>, Failure> {
-    // Waited for before anything is held that the run's END waits for.
+async fn fetchable(door: &Arc<RunDoor>) -> Result<Response<Body>, Failure> {
     let Ok(_turn) = door.git.fetches.acquire().await else {
         return Err(Failure::Stopped);
     };
-    match service {
-        Service::UploadPack => list_refs(door, service).await,
-        Service::ReceivePack if door.grant().branch.is_none() => {
-            Err(Failure::Refused(PushRefusal::NoBranch))
-        }
-        Service::ReceivePack => {
-            let work = Arc::clone(door);
-            tracked(door, async move {
-                let _one = work.pushes.lock().await;
-                if !work.is_open() {
-                    return Err(Failure::Refused(PushRefusal::Ended));
-                }
-                // Here git shows what the answer says; of a pack it would not be told why.
-                if work.stores().places.lacks_room(0) {
-                    return Err(Failure::Refused(PushRefusal::NoRoom));
-                }
-                // A client that finds nothing to push stops after this answer
-                // and tells its agent "Everything up-to-date": so what the
-                // answer shows is in the inbox first.
-                let known = Arc::clone(&work);
-                blocking(move || catch_up(&known))
-                    .await
-                    .map_err(Failure::Gateway)?;
-                list_refs(&work, service).await
-            })
-            .await
-        }
-    }
-}
-
-async fn list_refs(door: &RunDoor, service: Service) -> Result<Response<Body>, Failure> {
-    let branch = door.grant().branch.as_deref().map(inspect::branch_ref);
-    // A run without a branch has no checkpoints either.
-    let pushed: Vec<&str> = match &branch {
-        Some(own) => vec![own, CHECKPOINT_REF],
-        None => Vec::new(),
-    };
-    let command = serve_command(door, service, Exchange::Advertise, &pushed);
+    let command = serve_command(door, Exchange::Advertise);
     let ended = child::run(command, Stdio::null(), Some(&door.cut_calls)).await?;
     if !ended.status.success() {
         tracing::error!(run = %door.run(), said = ?child::lines(&ended.stderr), "git did not list the run's refs");
         let why = "the door's repository did not answer; try again".to_owned();
         return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, why));
     }
-    let name = service.name();
     let mut answer = Vec::with_capacity(ended.stdout.len() + 64);
-    pkt::packet(format!("# service={name}\n").as_bytes(), &mut answer);
+    pkt::packet(b"# service=git-upload-pack\n", &mut answer);
     answer.extend_from_slice(b"0000");
     answer.extend_from_slice(&ended.stdout);
     Ok(git_answer(
-        format!("application/x-{name}-advertisement"),
+        "application/x-git-upload-pack-advertisement".to_owned(),
         http::full(answer),
     ))
 }
 
-async fn fetch(door: &Arc<RunDoor>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+async fn pushable(door: &Arc<RunDoor>) -> Result<Response<Body>, Failure> {
+    let Some(branch) = door.grant().branch.as_deref().map(inspect::branch_ref) else {
+        return Err(Failure::Refused(PushRefusal::NoBranch));
+    };
+    // Waited for before anything is held that the run's END waits for.
+    let Ok(_turn) = door.git.fetches.acquire().await else {
+        return Err(Failure::Stopped);
+    };
+    let work = Arc::clone(door);
+    let answer = tracked(door, async move {
+        let _one = work.pushes.lock().await;
+        if !work.is_open() {
+            return Err(Failure::Refused(PushRefusal::Ended));
+        }
+        // Here git shows what the answer says; of a pack it would not be told why.
+        if work.stores().places.lacks_room(0) {
+            return Err(Failure::Refused(PushRefusal::NoRoom));
+        }
+        let known = Arc::clone(&work);
+        blocking(move || {
+            // A client that finds nothing to push stops after this answer
+            // and tells its agent "Everything up-to-date": so what the
+            // answer shows is in the inbox first.
+            let tips = record::known_tips(&known)?;
+            let shared = known.stores().door.shared();
+            let shared = shared.map_err(|source| GatewayError::Door { source })?;
+            let own = [
+                (branch.as_str(), tips.branch.as_ref()),
+                (CHECKPOINT_REF, tips.checkpoint.as_ref()),
+            ];
+            let own: Vec<_> = own
+                .into_iter()
+                .filter_map(|(name, tip)| Some((name, tip?)))
+                .collect();
+            Ok(pkt::advertisement(&own, &shared))
+        })
+        .await
+        .map_err(Failure::Gateway)
+    });
+    Ok(git_answer(
+        "application/x-git-receive-pack-advertisement".to_owned(),
+        http::full(answer.await?),
+    ))
+}
+
+async fn fetch(door: &Arc<RunDoor>, request: Request<Sent>) -> Result<Response<Body>, Failure> {
     let Ok(turn) = Arc::clone(&door.git.fetches).acquire_owned().await else {
         return Err(Failure::Stopped);
     };
@@ -248,7 +258,7 @@ async fn fetch(door: &Arc<RunDoor>, request: Request<Incoming>) -> Result<Respon
         ));
     }
     spool.file.seek(SeekFrom::Start(0)).map_err(Failure::File)?;
-    let command = serve_command(door, Service::UploadPack, Exchange::Request, &[]);
+    let command = serve_command(door, Exchange::Request);
     let mut command = tokio::process::Command::from(command);
     // What a client may know of an error is in the answer itself.
     command
@@ -271,7 +281,7 @@ async fn fetch(door: &Arc<RunDoor>, request: Request<Incoming>) -> Result<Respon
     ))
 }
 
-async fn push(door: &Arc<RunDoor>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
+async fn push(door: &Arc<RunDoor>, request: Request<Sent>) -> Result<Response<Body>, Failure> {
     let Ok(_turn) = door.git.uploads.acquire().await else {
         return Err(Failure::Stopped);
     };
@@ -337,7 +347,7 @@ async fn push(door: &Arc<RunDoor>, request: Request<Incoming>) -> Result<Respons
 }
 
 /// Inspects a spooled push and carries it out. Runs to its end once
-/// receive-pack has started, whoever waits for it.
+/// its objects are unpacked, whoever waits for it.
 async fn accept(
     door: Arc<RunDoor>,
     push: Arc<PushRequest>,
@@ -371,34 +381,37 @@ async fn accept(
         &door.stores().places.door_git(),
     );
     let quarantine = quarantine.map_err(Failure::File)?;
-    let inspected =
-        inspect::inspect_objects(&quarantine, &spool.file, &judged, &grant.start, &stop).await;
-    drop(quarantine);
-    inspected?;
-    if stop.is_cancelled() {
-        return Err(Failure::Stopped);
-    }
-
-    let mut file = spool.file;
-    file.seek(SeekFrom::Start(0)).map_err(Failure::File)?;
-    let pushed = [judged.update.name.as_str()];
-    let command = serve_command(&door, Service::ReceivePack, Exchange::Request, &pushed);
-    Gateway.before("receive");
-    let received = child::run(command, Stdio::from(file), None).await;
-    // Here the ref may have moved and the inbox does not know it yet: what a
-    // crash leaves at this point is written by the next `catch_up`.
+    inspect::index(&quarantine, &spool.file, judged.pack, &stop).await?;
     let work = Arc::clone(&door);
-    blocking(move || {
+    let folder = quarantine.path().to_owned();
+    let (name, old, new) = (
+        judged.update.name.clone(),
+        judged.update.old.clone(),
+        judged.update.new.clone(),
+    );
+    let target = judged.target.clone();
+    // From here on it runs to its end, and so does what it holds on to.
+    tokio::task::spawn_blocking(move || {
+        let (stores, run) = (work.stores(), work.run());
+        let door = |source| Failure::Gateway(GatewayError::Door { source });
+        let incoming = Incoming::open(&stores.door, &folder).map_err(door)?;
+        inspect::judge_objects(&incoming, &target, &new, &work.grant().start)?;
+        if stop.is_cancelled() {
+            return Err(Failure::Stopped);
+        }
+        Gateway.before("receive");
+        let settled = incoming.settle();
+        drop(quarantine);
+        let moved = settled.and_then(|()| stores.door.move_ref(run, &name, &old, &new));
+        // Here the ref may have moved and the inbox does not know it yet: what a
+        // crash leaves at this point is written by the next `catch_up`.
         Gateway.at(unrecorded);
-        record::known_tips(&work)
+        record::known_tips(&work).map_err(Failure::Gateway)?;
+        moved.map_err(door)
     })
     .await
-    .map_err(Failure::Gateway)?;
-    let received = received?;
-    if !received.status.success() {
-        tracing::warn!(run = %door.run(), said = ?child::lines(&received.stderr), "receive-pack failed");
-    }
-    Ok(received.stdout)
+    .map_err(|source| Failure::Gateway(GatewayError::Worker { source }))??;
+    Ok(pkt::acceptance(&push).unwrap_or_default())
 }
 
 /// Runs `work` to its end, even when the client goes away meanwhile; the run's
@@ -417,11 +430,7 @@ fn push_folder(door: &RunDoor) -> PathBuf {
     door.stores().places.cache().join("push")
 }
 
-async fn spool(
-    door: &RunDoor,
-    request: Request<Incoming>,
-    limit: u64,
-) -> Result<body::Spool, Failure> {
+async fn spool(door: &RunDoor, request: Request<Sent>, limit: u64) -> Result<body::Spool, Failure> {
     let gzip = is_gzip(request.headers());
     body::spool(request.into_body(), gzip, limit, &push_folder(door))
         .await
@@ -434,9 +443,8 @@ fn is_gzip(headers: &HeaderMap) -> bool {
         .is_some_and(|encoding| encoding == "gzip" || encoding == "x-gzip")
 }
 
-fn serve_command(door: &RunDoor, service: Service, exchange: Exchange, pushed: &[&str]) -> Command {
-    let repository = &door.stores().door;
-    repository.serve_command(door.run(), service, exchange, pushed)
+fn serve_command(door: &RunDoor, exchange: Exchange) -> Command {
+    door.stores().door.serve_command(door.run(), exchange)
 }
 
 fn push_answer(answer: Vec<u8>) -> Response<Body> {

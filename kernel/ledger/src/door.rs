@@ -13,9 +13,8 @@ use factory_core::wire::{CHECKPOINT_REF, RESUME_REF, START_REF};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// All refs are hidden from both services; [`DoorRepo::serve_command`] shows
-/// a run its own ones. `receive-pack` checks again what the gateway checks; its
-/// rules on deletions and rewriting hold for branches only.
+/// All refs are hidden from fetches; [`DoorRepo::serve_command`] shows a run its own
+/// ones. No `receive-pack` ever runs here: the gateway takes pushes in itself.
 const CONFIG: &str = "\
 [core]
 \trepositoryformatversion = 0
@@ -24,12 +23,6 @@ const CONFIG: &str = "\
 \thooksPath = /dev/null
 \tlogAllRefUpdates = false
 \tfsync = all
-[receive]
-\tdenyNonFastForwards = true
-\tdenyDeletes = true
-\tmaxInputSize = 536870912
-\tautogc = false
-\thideRefs = ^refs
 [uploadpack]
 \thideRefs = ^refs
 [transfer]
@@ -40,26 +33,7 @@ const CONFIG: &str = "\
 \tauto = false
 ";
 
-/// Which side of the Git protocol the door plays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
-    /// Serves a fetch.
-    UploadPack,
-    /// Takes a push.
-    ReceivePack,
-}
-
-impl Service {
-    /// As it stands in URLs and content types.
-    pub fn name(self) -> &'static str {
-        match self {
-            Service::UploadPack => "git-upload-pack",
-            Service::ReceivePack => "git-receive-pack",
-        }
-    }
-}
-
-/// Which half of a stateless exchange over HTTP a service process serves.
+/// Which half of a fetch over HTTP a process serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exchange {
     /// GET: print the refs and end.
@@ -82,6 +56,7 @@ pub struct Tips {
 #[derive(Debug, Clone)]
 pub struct DoorRepo {
     git: Git,
+    base: BaseRepo,
 }
 
 impl DoorRepo {
@@ -99,6 +74,7 @@ impl DoorRepo {
         }
         Ok(Self {
             git: Git::isolated(dir),
+            base: base.clone(),
         })
     }
 
@@ -109,6 +85,10 @@ impl DoorRepo {
 
     pub(crate) fn git(&self) -> &Git {
         &self.git
+    }
+
+    pub(crate) fn base(&self) -> &BaseRepo {
+        &self.base
     }
 
     /// Opens a run's namespace: the commit it may fetch, the checkpoint to
@@ -326,36 +306,37 @@ impl DoorRepo {
         Ok(changes)
     }
 
-    /// The process that serves one half of a fetch or push of `run`: it speaks
-    /// protocol version 0 on its standard streams, sees the run's namespace
-    /// only, and of that only what it may fetch (fetch) or `pushed`, full names
-    /// (push). The caller sets the streams.
-    pub fn serve_command(
-        &self,
-        run: RunId,
-        service: Service,
-        exchange: Exchange,
-        pushed: &[&str],
-    ) -> Command {
-        let (section, shown) = match service {
-            Service::UploadPack => ("uploadpack", &[START_REF, RESUME_REF][..]),
-            Service::ReceivePack => ("receive", pushed),
-        };
+    /// The process that serves one half of a fetch of `run`: it speaks protocol
+    /// version 0 on its standard streams, and sees of the run's namespace only what
+    /// it may fetch. The caller sets the streams.
+    pub fn serve_command(&self, run: RunId, exchange: Exchange) -> Command {
         let mut args = Vec::new();
-        for name in shown {
-            args.extend(["-c".to_owned(), format!("{section}.hideRefs=!{name}")]);
+        for name in [START_REF, RESUME_REF] {
+            args.extend(["-c".to_owned(), format!("uploadpack.hideRefs=!{name}")]);
         }
-        args.push(match service {
-            Service::UploadPack => "upload-pack".to_owned(),
-            Service::ReceivePack => "receive-pack".to_owned(),
-        });
-        args.push("--stateless-rpc".to_owned());
+        args.extend(["upload-pack", "--stateless-rpc"].map(str::to_owned));
         match exchange {
             Exchange::Advertise => args.push("--http-backend-info-refs".to_owned()),
             Exchange::Request => {}
         }
         let call = self.git.call(args).arg(self.git.dir());
         call.env("GIT_NAMESPACE", run.to_string()).command()
+    }
+
+    /// Commits of `base.git` that pushes may build on without bringing them.
+    pub fn shared(&self) -> Result<Vec<Oid>, RepoError> {
+        let heads = self.base.heads()?;
+        Ok(heads.into_iter().map(|(_, tip)| tip).collect())
+    }
+
+    /// Moves a ref of the run's, named as the run knows it, whose new commit is here.
+    ///
+    /// # Errors
+    /// Also where it is not at `old` any more.
+    pub fn move_ref(&self, run: RunId, name: &str, old: &Oid, new: &Oid) -> Result<(), RepoError> {
+        let mut orders = Orders::default();
+        orders.update(&own_ref(run, name), new, Some(old));
+        self.perform(orders, format!("move {name} of run {run}"))
     }
 
     fn refs_of(&self, run: RunId) -> Result<Vec<(String, Oid)>, RepoError> {

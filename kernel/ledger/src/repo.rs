@@ -32,6 +32,15 @@ pub enum RepoError {
         #[source]
         source: git2::Error,
     },
+    /// The objects of a repository of ours, or of a push to it, could not be read.
+    #[error("cannot read the objects in {path}", path = path.display())]
+    Objects {
+        /// The repository's objects.
+        path: PathBuf,
+        /// What libgit2 said.
+        #[source]
+        source: git2::Error,
+    },
     /// A file or directory could not be made, read or removed.
     #[error("cannot {doing} {path}; {way_out}", path = path.display(), way_out = way_out(.source))]
     Io {
@@ -79,6 +88,14 @@ pub enum RepoError {
 pub(crate) fn doing(what: impl Into<String>) -> impl FnOnce(GitError) -> RepoError {
     move |source| RepoError::Git {
         doing: what.into(),
+        source,
+    }
+}
+
+/// Names the objects that could not be read.
+pub(crate) fn unread(objects: &Path) -> impl FnOnce(git2::Error) -> RepoError {
+    move |source| RepoError::Objects {
+        path: objects.to_owned(),
         source,
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::door::DoorRepo;
 use crate::git::Git;
+use crate::outgoing;
 use crate::repo::{self, RepoError, TreeEntry, commit_of, doing, nul_separated, path_from};
 use factory_core::ids::Oid;
 use std::collections::{BTreeMap, VecDeque};
@@ -271,7 +272,8 @@ impl UserRepo {
         new: &Oid,
         door: &DoorRepo,
     ) -> Result<Move, RepoError> {
-        let found = self.tip(branch)?;
+        let had = self.tips_of(&[branch, &door.base().default_branch()?])?;
+        let found = had.get(branch).cloned();
         if found.as_ref() == Some(new) {
             return Ok(Move::AlreadyThere);
         }
@@ -283,7 +285,10 @@ impl UserRepo {
                 worktree: tree.path,
             });
         }
-        self.bring(door, new)?;
+        match outgoing::small_pack(door, new, had.values())? {
+            Some(pack) => self.unpack(pack, new)?,
+            None => self.bring(door, new)?,
+        }
         Ok(
             match self.swap(branch, expected, new, "factory: work branch")? {
                 Swap::Done => Move::Moved,
@@ -291,6 +296,32 @@ impl UserRepo {
                 Swap::Lost { found } => Move::Diverged { found },
             },
         )
+    }
+
+    /// Where branches are, in one process; those that do not exist are not among them.
+    fn tips_of(&self, branches: &[&str]) -> Result<BTreeMap<String, Oid>, RepoError> {
+        let format = "--format=%(objectname) %(objecttype) %(refname:lstrip=2)";
+        let names = branches.iter().map(|branch| format!("refs/heads/{branch}"));
+        let call = self.git.call(["for-each-ref", format]).args(names);
+        let out = call.run().map_err(doing("read the branches"))?;
+        // A name also matches what is below it.
+        let tip = |line: &str| {
+            let (oid, name) = line.split_once(" commit ")?;
+            let asked = branches.contains(&name);
+            asked.then_some((name.to_owned(), oid.parse().ok()?))
+        };
+        Ok(out.text().lines().filter_map(tip).collect())
+    }
+
+    /// Takes in the objects of a pack that holds `commit`; no ref is touched.
+    fn unpack(&self, pack: Vec<u8>, commit: &Oid) -> Result<(), RepoError> {
+        let call = self
+            .git
+            .call(["-c", "core.fsync=all", "unpack-objects", "-q"])
+            .stdin(pack);
+        call.run()
+            .map_err(doing(format!("take {commit} into the repository")))?;
+        Ok(())
     }
 
     /// Brings a commit and its history from `door.git`; no ref is touched.

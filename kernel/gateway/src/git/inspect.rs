@@ -1,5 +1,4 @@
-//! The rules of a push, applied to the spooled request before the real
-//! receive-pack sees a byte of it.
+//! The rules of a push, applied before anything of it is taken over.
 
 use super::child::{self, ChildError};
 use super::pkt::{PackHeader, PushRequest, RefUpdate};
@@ -7,7 +6,7 @@ use super::quarantine::Quarantine;
 use factory_core::grant::Grant;
 use factory_core::ids::Oid;
 use factory_core::wire::CHECKPOINT_REF;
-use factory_ledger::door::Tips;
+use factory_ledger::{door::Tips, incoming::Incoming, repo::RepoError};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::process::{Command, Stdio};
@@ -153,6 +152,15 @@ pub(super) enum InspectError {
     /// We could not look.
     #[error("the push could not be inspected")]
     Failed(#[source] ChildError),
+    /// We could not read what it brought.
+    #[error("the pushed objects could not be read")]
+    Unread(#[source] RepoError),
+}
+
+impl From<RepoError> for InspectError {
+    fn from(error: RepoError) -> Self {
+        Self::Unread(error)
+    }
 }
 
 impl From<ChildError> for InspectError {
@@ -171,10 +179,10 @@ impl From<PushRefusal> for InspectError {
 }
 
 /// Which ref of the run a push is for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Target<'a> {
+#[derive(Debug, Clone)]
+pub(super) enum Target {
     /// The branch, which stands at `tip`.
-    Branch { tip: &'a Oid },
+    Branch { tip: Oid },
     /// The checkpoint, whatever it is at.
     Checkpoint,
 }
@@ -184,7 +192,7 @@ pub(super) enum Target<'a> {
 pub(super) struct Judged<'a> {
     pub(super) update: &'a RefUpdate,
     pub(super) pack: PackHeader,
-    pub(super) target: Target<'a>,
+    pub(super) target: Target,
 }
 
 /// A branch's full name.
@@ -213,7 +221,7 @@ pub(super) fn is_repeated(grant: &Grant, request: &PushRequest, tips: &Tips) -> 
 pub(super) fn judge_commands<'a>(
     grant: &Grant,
     request: &'a PushRequest,
-    tips: &'a Tips,
+    tips: &Tips,
 ) -> Result<Judged<'a>, PushRefusal> {
     let Some(branch) = &grant.branch else {
         return Err(PushRefusal::NoBranch);
@@ -258,91 +266,91 @@ pub(super) fn judge_commands<'a>(
         target: if checkpoint {
             Target::Checkpoint
         } else {
-            Target::Branch { tip }
+            Target::Branch { tip: tip.clone() }
         },
     })
 }
 
-/// The rules that need the objects, which are unpacked into `quarantine`.
-/// `start` is where the run began.
-pub(super) async fn inspect_objects(
+/// Unpacks a push into `quarantine`, if its pack is whole, every object in it passes git's
+/// fsck, and everything that they name is there.
+pub(super) async fn index(
     quarantine: &Quarantine,
     spool: &File,
-    push: &Judged<'_>,
-    start: &Oid,
+    pack: PackHeader,
     stop: &CancellationToken,
 ) -> Result<(), InspectError> {
     // One thread: a push gets no more of the host than its run's turn.
-    const INDEX_PACK: [&str; 4] = ["index-pack", "--stdin", "--fix-thin", "--threads=1"];
-    let strict = [&INDEX_PACK[..], &["--strict"]].concat();
-    let indexed = index_pack(quarantine.git(&strict), spool, push.pack, stop).await?;
-    if !indexed.status.success() {
-        // git tells a broken pack and a bad object apart in words only: what is
-        // indexed when nothing is checked was readable.
-        let readable = index_pack(quarantine.git(&INDEX_PACK), spool, push.pack, stop)
-            .await?
-            .status
-            .success();
-        let found = child::lines(&indexed.stderr);
-        return Err(InspectError::Refused(if readable {
-            PushRefusal::Fsck { found }
-        } else {
-            PushRefusal::Unreadable {
-                problem: found.join("; "),
-            }
-        }));
-    }
-    let new = push.update.new.as_str();
-    let (rule, holder, held) = match push.target {
-        Target::Branch { tip } => ("a branch holds commits", new.to_owned(), [tip, start]),
-        Target::Checkpoint => (
-            "a checkpoint is a commit",
-            format!("{new}^1"),
-            [start, start],
-        ),
-    };
-    let not_held = format!("^{holder}");
-    // Prints one commit unless the holder contains both.
-    let missing = [
-        "rev-list",
-        "--max-count=1",
-        held[0].as_str(),
-        held[1].as_str(),
-        &not_held,
+    const INDEX_PACK: [&str; 6] = [
+        "-c",
+        "pack.writeReverseIndex=false",
+        "index-pack",
+        "--stdin",
+        "--fix-thin",
+        "--threads=1",
     ];
-    let (kind, missing) = tokio::join!(
-        child::run(
-            quarantine.git(&["cat-file", "-t", new]),
-            Stdio::null(),
-            Some(stop)
-        ),
-        child::run(quarantine.git(&missing), Stdio::null(), Some(stop)),
-    );
-    let (kind, missing) = (kind?, missing?);
-    if !kind.status.success() {
-        return Err(PushRefusal::Unreadable {
-            problem: format!("{new} is not among the pushed objects"),
+    let strict = [&INDEX_PACK[..], &["--strict"]].concat();
+    let indexed = index_pack(quarantine.git(&strict), spool, pack, stop).await?;
+    if indexed.status.success() {
+        return Ok(());
+    }
+    // git tells a broken pack and a bad object apart in words only: what is
+    // indexed when nothing is checked was readable.
+    let readable = index_pack(quarantine.git(&INDEX_PACK), spool, pack, stop)
+        .await?
+        .status
+        .success();
+    let found = child::lines(&indexed.stderr);
+    Err(InspectError::Refused(if readable {
+        PushRefusal::Fsck { found }
+    } else {
+        PushRefusal::Unreadable {
+            problem: found.join("; "),
         }
-        .into());
+    }))
+}
+
+/// The rules that need the objects. `start` is where the run began. Blocks.
+pub(super) fn judge_objects(
+    incoming: &Incoming,
+    target: &Target,
+    new: &Oid,
+    start: &Oid,
+) -> Result<(), InspectError> {
+    let rule = match target {
+        Target::Branch { .. } => "a branch holds commits",
+        Target::Checkpoint => "a checkpoint is a commit",
+    };
+    match incoming.kind(new)? {
+        Some("commit") => {}
+        Some(kind) => {
+            let found = vec![format!("{new} is a {kind}; {rule}")];
+            return Err(PushRefusal::Fsck { found }.into());
+        }
+        None => {
+            let problem = format!("{new} is not among the pushed objects");
+            return Err(PushRefusal::Unreadable { problem }.into());
+        }
     }
-    if kind.stdout.trim_ascii() != b"commit" {
-        let kind = String::from_utf8_lossy(kind.stdout.trim_ascii());
-        let found = vec![format!("{new} is a {kind}; {rule}")];
-        return Err(PushRefusal::Fsck { found }.into());
-    }
-    let refusal = match push.target {
-        _ if missing.status.success() && missing.stdout.is_empty() => return Ok(()),
-        // Git also fails where there is no first parent.
-        Target::Checkpoint => PushRefusal::ForeignCheckpoint {
-            start: start.clone(),
-        },
-        Target::Branch { .. } if !missing.status.success() => PushRefusal::Fsck {
-            found: child::lines(&missing.stderr),
-        },
-        Target::Branch { tip } => PushRefusal::NotFastForward {
-            tip: tip.clone(),
-            new: push.update.new.clone(),
-        },
+    let refusal = match target {
+        Target::Branch { tip } => {
+            if incoming.holds(new, tip)? && incoming.holds(new, start)? {
+                return Ok(());
+            }
+            PushRefusal::NotFastForward {
+                tip: tip.clone(),
+                new: new.clone(),
+            }
+        }
+        Target::Checkpoint => {
+            if let Some(parent) = incoming.first_parent(new)?
+                && incoming.holds(&parent, start)?
+            {
+                return Ok(());
+            }
+            PushRefusal::ForeignCheckpoint {
+                start: start.clone(),
+            }
+        }
     };
     Err(refusal.into())
 }

@@ -170,6 +170,34 @@ pub(super) fn packet(data: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(data);
 }
 
+/// What a push may ask of us. Deletions are offered so that their refusal is ours, in words;
+/// a push of one ref is atomic anyhow.
+const CAPABILITIES: &str = "report-status report-status-v2 delete-refs side-band-64k atomic \
+     ofs-delta object-format=sha1 agent=factory";
+
+/// The list of refs that opens a push: those that may be pushed, and commits that are
+/// here and need not be sent.
+pub(super) fn advertisement(refs: &[(&str, &Oid)], had: &[Oid]) -> Vec<u8> {
+    let zero = Oid::zero();
+    let mut lines: Vec<(&str, &Oid)> = refs.to_vec();
+    lines.extend(had.iter().map(|oid| (".have", oid)));
+    if lines.is_empty() {
+        lines.push(("capabilities^{}", &zero));
+    }
+    let mut answer = Vec::new();
+    packet(b"# service=git-receive-pack\n", &mut answer);
+    answer.extend_from_slice(b"0000");
+    for (at, (name, oid)) in lines.into_iter().enumerate() {
+        let line = match at {
+            0 => format!("{oid} {name}\0{CAPABILITIES}\n"),
+            _ => format!("{oid} {name}\n"),
+        };
+        packet(line.as_bytes(), &mut answer);
+    }
+    answer.extend_from_slice(b"0000");
+    answer
+}
+
 /// A well-formed answer of receive-pack that refuses every ref of `request`:
 /// the short reason per ref, and the explanation for the person or agent who
 /// reads git's output. None where the client asked for no report.
@@ -177,7 +205,7 @@ pub(super) fn refusal(request: &PushRequest, reason: &str, explanation: &str) ->
     report(request, |name| format!("ng {name} {reason}\n"), explanation)
 }
 
-/// The same for a push that is done already.
+/// The same for a push that is done.
 pub(super) fn acceptance(request: &PushRequest) -> Option<Vec<u8>> {
     report(request, |name| format!("ok {name}\n"), "")
 }
@@ -299,6 +327,25 @@ mod tests {
         assert!(
             read(b"0000").problem.is_none(),
             "git's probe of a large push is a lone flush"
+        );
+    }
+
+    #[test]
+    fn the_refs_of_a_push_are_listed_with_what_it_may_ask() {
+        let (a, b): (Oid, Oid) = (A.parse().unwrap(), B.parse().unwrap());
+        let text = |refs: &[(&str, &Oid)], had: &[Oid]| {
+            let answer = String::from_utf8(advertisement(refs, had)).unwrap();
+            let rest = answer.strip_prefix("001f# service=git-receive-pack\n0000");
+            rest.unwrap().replace(CAPABILITIES, "…")
+        };
+        let listed = text(&[("refs/heads/x", &a)], std::slice::from_ref(&b));
+        let length = 40 + " refs/heads/x".len() + 1 + CAPABILITIES.len() + 1 + 4;
+        let expected = format!("{length:04x}{A} refs/heads/x\0…\n0033{B} .have\n0000");
+        assert_eq!(listed, expected);
+        let none = text(&[], &[]);
+        assert!(
+            none.contains(&format!("{} capabilities^{{}}\0…", Oid::zero())),
+            "{none}"
         );
     }
 

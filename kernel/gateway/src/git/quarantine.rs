@@ -42,8 +42,13 @@ impl Quarantine {
         })
     }
 
+    /// The object directory.
+    pub(super) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Git on `door.git` that writes objects here, and reads them from here
-    /// first. Nothing here outlives the inspection, so nothing waits for the disk.
+    /// first. What outlives the inspection is written to the disk then, so nothing waits for it here.
     pub(super) fn git(&self, args: &[&str]) -> Command {
         // The variable holds a list separated by colons; quoted, a path may hold any.
         let mut alternate = vec![b'"'];

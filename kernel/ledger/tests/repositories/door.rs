@@ -3,7 +3,8 @@
 use crate::fixture::{Lab, commit, git, git_command, put};
 use factory_core::ids::{Oid, RunId};
 use factory_core::wire::{CHECKPOINT_REF, RESUME_REF};
-use factory_ledger::door::{DoorRepo, Exchange, Service, Tips};
+use factory_ledger::door::{DoorRepo, Exchange, Tips};
+use factory_ledger::incoming::Incoming;
 use factory_ledger::repo::RepoError;
 use std::io::Write;
 use std::path::Path;
@@ -95,14 +96,14 @@ fn a_checkpoint_outlives_its_run_until_it_is_dropped() {
     assert_eq!(kept("refs/keep/checkpoint/r1-1"), saved.as_str());
     git(door.dir(), &["gc", "-q", "--prune=now"]);
 
-    // Shown to the run that resumes, to no other, and not for pushing.
+    // Shown to the run that resumes, and to no other.
     let other = run("r2-1");
     door.open_run(next, &lab.first, Some(&saved), Some(BRANCH))
         .unwrap();
     door.open_run(other, &lab.first, None, Some(BRANCH))
         .unwrap();
-    let shown = |r, service| serve(&lab, r, service, Exchange::Advertise, Some(BRANCH), b"");
-    let fetched = shown(next, Service::UploadPack);
+    let shown = |r| serve(&lab, r, Exchange::Advertise, b"");
+    let fetched = shown(next);
     assert!(
         fetched.contains(&format!("{saved} {RESUME_REF}\0"))
             && fetched.contains("refs/factory/start"),
@@ -110,17 +111,11 @@ fn a_checkpoint_outlives_its_run_until_it_is_dropped() {
     );
     assert_eq!(fetched.matches("refs/").count(), 2, "{fetched}");
     assert!(want(&lab, next, &saved).contains("PACK"));
-    for (r, service) in [
-        (next, Service::ReceivePack),
-        (other, Service::UploadPack),
-        (other, Service::ReceivePack),
-    ] {
-        let seen = shown(r, service);
-        assert!(
-            !seen.contains(saved.as_str()) && !seen.contains(RESUME_REF),
-            "{seen}"
-        );
-    }
+    let seen = shown(other);
+    assert!(
+        !seen.contains(saved.as_str()) && !seen.contains(RESUME_REF),
+        "{seen}"
+    );
     assert!(want(&lab, other, &saved).contains("not our ref"));
 
     // A run that made none leaves none, and keeps what it came from.
@@ -141,30 +136,10 @@ fn a_checkpoint_outlives_its_run_until_it_is_dropped() {
 }
 
 /// One exchange with the real service; returns what it wrote.
-fn serve(
-    lab: &Lab,
-    r: RunId,
-    service: Service,
-    exchange: Exchange,
-    branch: Option<&str>,
-    request: &[u8],
-) -> String {
-    let own = branch.map(|b| format!("refs/heads/{b}"));
-    let pushed: Vec<&str> = own.iter().map(String::as_str).collect();
-    serve_showing(lab, r, service, exchange, &pushed, request)
-}
-
-fn serve_showing(
-    lab: &Lab,
-    r: RunId,
-    service: Service,
-    exchange: Exchange,
-    pushed: &[&str],
-    request: &[u8],
-) -> String {
+fn serve(lab: &Lab, r: RunId, exchange: Exchange, request: &[u8]) -> String {
     let mut child = lab
         .door
-        .serve_command(r, service, exchange, pushed)
+        .serve_command(r, exchange)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -186,14 +161,7 @@ fn pkt(line: &str) -> String {
 
 fn want(lab: &Lab, r: RunId, oid: &Oid) -> String {
     let request = format!("{}0000{}", pkt(&format!("want {oid}\n")), pkt("done\n"));
-    serve(
-        lab,
-        r,
-        Service::UploadPack,
-        Exchange::Request,
-        Some(BRANCH),
-        request.as_bytes(),
-    )
+    serve(lab, r, Exchange::Request, request.as_bytes())
 }
 
 #[test]
@@ -212,14 +180,7 @@ fn a_run_fetches_its_start_and_nothing_else() {
         .open_run(others, &other, None, Some(BRANCH))
         .unwrap();
 
-    let shown = serve(
-        &lab,
-        mine,
-        Service::UploadPack,
-        Exchange::Advertise,
-        None,
-        b"",
-    );
+    let shown = serve(&lab, mine, Exchange::Advertise, b"");
     assert!(
         shown.contains(&format!("{start} refs/factory/start\0")),
         "{shown}"
@@ -240,52 +201,9 @@ fn a_run_fetches_its_start_and_nothing_else() {
     // A run that was never opened, or is closed, sees nothing.
     lab.door.close_run(mine).unwrap();
     for r in [mine, run("r9-9")] {
-        assert!(
-            !serve(&lab, r, Service::UploadPack, Exchange::Advertise, None, b"")
-                .contains("refs/factory")
-        );
+        assert!(!serve(&lab, r, Exchange::Advertise, b"").contains("refs/factory"));
         assert!(!want(&lab, r, &start).contains("PACK"));
     }
-    // The pushing side tells no other run's refs either, not even as `.have`.
-    lab.door.open_run(mine, &start, None, Some(BRANCH)).unwrap();
-    let shown = serve(
-        &lab,
-        mine,
-        Service::ReceivePack,
-        Exchange::Advertise,
-        Some(BRANCH),
-        b"",
-    );
-    assert!(
-        shown.contains(&format!("{start} refs/heads/{BRANCH}\0")),
-        "{shown}"
-    );
-    assert!(!shown.contains(other.as_str()), "{shown}");
-}
-
-/// A push as a client sends it; `pack` is what `git pack-objects` made of it.
-fn push(
-    lab: &Lab,
-    r: RunId,
-    pushed: &[&str],
-    orders: &[(&Oid, &Oid, &str)],
-    pack: &[u8],
-) -> String {
-    let mut request = String::new();
-    for (n, (old, new, name)) in orders.iter().enumerate() {
-        let capabilities = if n == 0 { "\0report-status" } else { "" };
-        request += &pkt(&format!("{old} {new} {name}{capabilities}"));
-    }
-    request += "0000";
-    let body = [request.as_bytes(), pack].concat();
-    serve_showing(
-        lab,
-        r,
-        Service::ReceivePack,
-        Exchange::Request,
-        pushed,
-        &body,
-    )
 }
 
 fn pack_of(repository: &Path, revisions: &str) -> Vec<u8> {
@@ -305,160 +223,56 @@ fn pack_of(repository: &Path, revisions: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_run_pushes_its_branch_and_nothing_else() {
+fn what_was_pushed_is_judged_before_door_git_has_it() {
     let lab = Lab::new(&[("a.txt", "one\n")]);
-    let (mine, others, checks) = (run("r1-1"), run("r2-1"), run("r1-2"));
-    lab.door
-        .open_run(mine, &lab.first, None, Some(BRANCH))
-        .unwrap();
-    lab.door
-        .open_run(others, &lab.first, None, Some(BRANCH))
-        .unwrap();
-    lab.door.open_run(checks, &lab.first, None, None).unwrap();
+    let (mine, others) = (run("r1-1"), run("r2-1"));
+    for r in [mine, others] {
+        lab.door
+            .open_run(r, &lab.first, None, Some(BRANCH))
+            .unwrap();
+    }
     // Made in the user's repository, so that door.git does not have it.
     git(&lab.top, &["checkout", "-q", "-b", "work"]);
     put(&lab.top, "b.txt", "two\n");
     let new = commit(&lab.top, "two");
+    let tree: Oid = git(&lab.top, &["rev-parse", "HEAD^{tree}"])
+        .parse()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("pack")).unwrap();
     let pack = pack_of(&lab.top, &format!("{new}\n^{}\n", lab.first));
-    let empty = pack_of(&lab.top, "");
-    let (first, zero) = (lab.first.clone(), Oid::zero());
-    let own = format!("refs/heads/{BRANCH}");
-    let refs = || git(lab.door.dir(), &["for-each-ref"]);
-    let before = refs();
+    std::fs::write(folder.path().join("pack/pack-1.pack"), pack).unwrap();
+    git(folder.path(), &["index-pack", "pack/pack-1.pack"]);
 
-    let under = format!("{own}/below");
-    for name in [
-        "refs/heads/main",
-        "refs/heads/factory/2-y",
-        "refs/tags/v1",
-        "refs/factory/start",
-        "refs/keep/x",
-        &under,
+    let incoming = Incoming::open(&lab.door, folder.path()).unwrap();
+    assert_eq!(incoming.kind(&new).unwrap(), Some("commit"));
+    assert_eq!(incoming.kind(&tree).unwrap(), Some("tree"));
+    assert_eq!(incoming.kind(&lab.first).unwrap(), Some("commit"));
+    let nowhere: Oid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
+    assert_eq!(incoming.kind(&nowhere).unwrap(), None);
+    assert_eq!(
+        incoming.first_parent(&new).unwrap(),
+        Some(lab.first.clone())
+    );
+    assert_eq!(incoming.first_parent(&lab.first).unwrap(), None);
+    for (commit, ancestor, holds) in [
+        (&new, &lab.first, true),
+        (&new, &new, true),
+        (&lab.first, &new, false),
     ] {
-        let answer = push(&lab, mine, &[&own], &[(&zero, &new, name)], &pack);
-        assert!(answer.contains(&format!("ng {name}")), "{name}: {answer}");
-        assert_eq!(refs(), before, "{name}");
+        assert_eq!(incoming.holds(commit, ancestor).unwrap(), holds);
     }
-    let answer = push(&lab, mine, &[&own], &[(&first, &zero, &own)], b"");
-    assert!(
-        answer.contains(&format!("ng {own} deletion prohibited")),
-        "{answer}"
-    );
-    let answer = push(&lab, checks, &[], &[(&zero, &new, &own)], &pack);
-    assert!(answer.contains(&format!("ng {own}")), "{answer}");
-    // A broken object does not get in.
-    let bad = git_with_input(
-        &lab.top,
-        &[
-            "hash-object",
-            "-t",
-            "commit",
-            "-w",
-            "--literally",
-            "--stdin",
-        ],
-        &format!(
-            "tree {}\nparent {first}\nauthor no date\n\nbad\n",
-            git(&lab.top, &["rev-parse", "HEAD^{tree}"])
-        ),
-    );
-    let bad: Oid = bad.parse().unwrap();
-    let bad_pack = pack_of(&lab.top, &format!("{bad}\n^{first}\n"));
-    let answer = push(&lab, mine, &[&own], &[(&first, &bad, &own)], &bad_pack);
-    assert!(
-        answer.contains("ng ") && !answer.contains("unpack ok"),
-        "{answer}"
-    );
-    assert_eq!(refs(), before);
-    assert!(!lab.door.has(&bad).unwrap(), "what fsck refuses stays out");
+    assert!(!lab.door.has(&new).unwrap());
 
-    let answer = push(&lab, mine, &[&own], &[(&first, &new, &own)], &pack);
-    assert!(
-        answer.contains("unpack ok") && answer.contains(&format!("ok {own}")),
-        "{answer}"
-    );
+    incoming.settle().unwrap();
+    assert!(lab.door.has(&new).unwrap());
+    let left = std::fs::read_dir(folder.path().join("pack")).unwrap();
+    assert_eq!(left.count(), 0);
+    let own = format!("refs/heads/{BRANCH}");
+    let stale = lab.door.move_ref(mine, &own, &new, &new);
+    assert!(matches!(stale, Err(RepoError::Git { .. })), "{stale:?}");
+    lab.door.move_ref(mine, &own, &lab.first, &new).unwrap();
     assert_eq!(branch(&lab.door, mine), Some(new.clone()));
-    assert_eq!(branch(&lab.door, others), Some(first.clone()));
-    let answer = push(&lab, mine, &[&own], &[(&new, &first, &own)], &empty);
-    assert!(
-        answer.contains(&format!("ng {own} non-fast-forward")),
-        "{answer}"
-    );
-    assert_eq!(branch(&lab.door, mine), Some(new));
-    git(lab.door.dir(), &["fsck", "--strict"]);
-}
-
-#[test]
-fn a_run_rewrites_its_checkpoint_and_nothing_beside_it() {
-    let lab = Lab::new(&[("a.txt", "one\n")]);
-    let mine = run("r1-1");
-    lab.door
-        .open_run(mine, &lab.first, None, Some(BRANCH))
-        .unwrap();
-    git(&lab.top, &["checkout", "-q", "-b", "work"]);
-    put(&lab.top, "b.txt", "half\n");
-    let one = commit(&lab.top, "half");
-    put(&lab.top, "b.txt", "more\n");
-    git(&lab.top, &["commit", "-q", "-a", "--amend", "-m", "more"]);
-    let two: Oid = git(&lab.top, &["rev-parse", "HEAD"]).parse().unwrap();
-    let first = lab.first.clone();
-    let pack = |new: &Oid| pack_of(&lab.top, &format!("{new}\n^{first}\n"));
-    let own = format!("refs/heads/{BRANCH}");
-    let refs = || git(lab.door.dir(), &["for-each-ref"]);
-    let before = refs();
-
-    let zero = Oid::zero();
-    for (name, old) in [(own.as_str(), &first), (RESUME_REF, &zero)] {
-        let answer = push(
-            &lab,
-            mine,
-            &[CHECKPOINT_REF],
-            &[(old, &one, name)],
-            &pack(&one),
-        );
-        assert!(answer.contains(&format!("ng {name}")), "{answer}");
-    }
-    let below = format!("{CHECKPOINT_REF}/below");
-    for (shown, name, old) in [
-        (own.as_str(), CHECKPOINT_REF, &first),
-        (CHECKPOINT_REF, &below, &zero),
-    ] {
-        let answer = push(&lab, mine, &[shown], &[(old, &one, name)], &pack(&one));
-        assert!(answer.contains(&format!("ng {name}")), "{answer}");
-    }
-    assert_eq!(refs(), before);
-
-    for (old, new) in [(&first, &one), (&one, &two)] {
-        let answer = push(
-            &lab,
-            mine,
-            &[CHECKPOINT_REF],
-            &[(old, new, CHECKPOINT_REF)],
-            &pack(new),
-        );
-        assert!(answer.contains(&format!("ok {CHECKPOINT_REF}")), "{answer}");
-    }
-    let tips = Tips {
-        branch: Some(first),
-        checkpoint: Some(two),
-    };
-    assert_eq!(lab.door.tips(mine, BRANCH).unwrap(), tips);
-}
-
-fn git_with_input(dir: &Path, args: &[&str], input: &str) -> String {
-    let mut child = git_command(dir)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success());
-    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    assert_eq!(branch(&lab.door, others), Some(lab.first.clone()));
+    lab.fsck();
 }

@@ -1,7 +1,7 @@
 //! Merge commits and work branches.
 
 use crate::changes::lab;
-use crate::fixture::{author, commit, git, put};
+use crate::fixture::{Lab, author, commit, git, put};
 use factory_core::ids::Oid;
 use factory_ledger::merge::{MergeOutcome, make_merge, tree_of};
 use factory_ledger::user::Move;
@@ -91,14 +91,6 @@ fn work_branches_move_by_swap() {
             .move_branch("factory/1-x", expected, new, &lab.door)
             .unwrap()
     };
-    // Settings that would get in the way or do more than asked.
-    for (key, value) in [
-        ("protocol.version", "0"),
-        ("protocol.file.allow", "never"),
-        ("fetch.prune", "true"),
-    ] {
-        git(&lab.top, &["config", key, value]);
-    }
     assert_eq!(go(None, &one), Move::Moved);
     assert_eq!(go(None, &one), Move::AlreadyThere);
     assert_eq!(
@@ -133,5 +125,91 @@ fn work_branches_move_by_swap() {
         "refs/heads/main"
     );
     assert!(!lab.top.join(".git/FETCH_HEAD").exists());
+    lab.fsck();
+}
+
+/// However a branch grew, all of it comes to the user's repository: folders, merges of what
+/// the user does not have, a submodule's commit, a history of its own, and more than
+/// goes with one small pack.
+#[test]
+fn a_work_branch_comes_with_all_that_it_holds() {
+    let lab = Lab::new(&[
+        ("a.txt", "one\n"),
+        ("deep/er/b.txt", "two\n"),
+        ("deep/c.txt", "three\n"),
+    ]);
+    let pushed = lab.in_door("grown", &lab.first, |top| {
+        put(top, "deep/er/new.txt", "new\n");
+        put(top, "deep/er/b.txt", "changed\n");
+        commit(top, "one");
+        git(top, &["checkout", "-q", "-b", "other", "HEAD^"]);
+        put(top, "other/x.txt", "x\n");
+        commit(top, "two");
+        git(top, &["checkout", "-q", "--orphan", "alone"]);
+        git(top, &["rm", "-q", "-r", "-f", "."]);
+        put(top, "alone/y.txt", "y\n");
+        commit(top, "three");
+        git(top, &["checkout", "-q", "work"]);
+        git(top, &["merge", "-q", "-m", "merge other", "other"]);
+        git(
+            top,
+            &[
+                "merge",
+                "-q",
+                "-m",
+                "merge alone",
+                "--allow-unrelated-histories",
+                "alone",
+            ],
+        );
+        let module = format!("160000,{},module", "1".repeat(40));
+        git(top, &["update-index", "--add", "--cacheinfo", &module]);
+        git(top, &["commit", "-q", "-m", "module"]);
+        put(top, "last.txt", "last\n");
+        // The file of the module is not there, so not everything is added.
+        git(top, &["add", "last.txt"]);
+    });
+    let moved = lab
+        .user
+        .move_branch("factory/1-x", None, &pushed, &lab.door);
+    assert_eq!(moved.unwrap(), Move::Moved);
+    let names = git(&lab.top, &["ls-tree", "-r", "--name-only", "factory/1-x"]);
+    for name in ["deep/er/new.txt", "other/x.txt", "alone/y.txt", "last.txt"] {
+        assert!(names.lines().any(|line| line == name), "{names}");
+    }
+    lab.fsck();
+
+    // Settings that would get in the way or do more than asked.
+    for (key, value) in [
+        ("protocol.version", "0"),
+        ("protocol.file.allow", "never"),
+        ("fetch.prune", "true"),
+    ] {
+        git(&lab.top, &["config", key, value]);
+    }
+    let many = lab.in_door("many", &pushed, |top| {
+        for number in 0..1200 {
+            put(top, &format!("many/{number}.txt"), &format!("{number}\n"));
+        }
+    });
+    let large = lab.in_door("large", &many, |top| {
+        put(top, "large.txt", &"large\n".repeat(1 << 20))
+    });
+    for (old, new) in [(&pushed, &many), (&many, &large)] {
+        let moved = lab
+            .user
+            .move_branch("factory/1-x", Some(old), new, &lab.door);
+        assert_eq!(moved.unwrap(), Move::Moved);
+        lab.fsck();
+    }
+    // The target moved on, rewritten: nothing of what door.git knows is there any more.
+    git(&lab.top, &["branch", "-D", "factory/1-x"]);
+    git(&lab.top, &["commit", "-q", "--amend", "-m", "rewritten"]);
+    git(&lab.top, &["reflog", "expire", "--expire=now", "--all"]);
+    git(&lab.top, &["gc", "-q", "--prune=now"]);
+    let moved = lab
+        .user
+        .move_branch("factory/1-x", None, &pushed, &lab.door);
+    assert_eq!(moved.unwrap(), Move::Moved);
     lab.fsck();
 }
