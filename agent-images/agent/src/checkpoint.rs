@@ -36,9 +36,10 @@ const RESERVE: u64 = 1024 * 1024;
 pub const MAX_SESSION: u64 = 16 * 1024 * 1024;
 /// How long one checkpoint may take in all.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Wait before the first look. It doubles up to the given time between two: a
+/// Wait before the first look: a checkpoint costs a push, and what so short a run
+/// did is soon done again. It doubles up to the given time between two: a
 /// young run, too, has at most half of its work to do again.
-const FIRST: Duration = Duration::from_secs(1);
+const FIRST: Duration = Duration::from_secs(4);
 /// How often the wait doubles while no checkpoint can be made.
 const DOUBLINGS: u32 = 4;
 /// What a checkpoint's message says before the names of what it lacks.

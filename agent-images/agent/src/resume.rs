@@ -266,12 +266,7 @@ fn resumes(launch: &EngineLaunch) -> bool {
 }
 
 /// Checks out `branch` at `commit`.
-pub async fn checkout(
-    git: Git<'_>,
-    branch: &str,
-    commit: &str,
-    stop: &Stop,
-) -> Result<(), GitError> {
+async fn checkout(git: Git<'_>, branch: &str, commit: &str, stop: &Stop) -> Result<(), GitError> {
     let checkout = ["checkout", "-q", "-f", "-B", branch, commit];
     git.run(&checkout, QUICK, Some(stop)).await?.ok()?;
     Ok(())

@@ -4,7 +4,7 @@ use crate::{
     door::{BackOff, HOLD},
     git::{Git, GitError, QUICK},
     processes::{Exit, is_init},
-    resume::{Checkpoint, checkout},
+    resume::Checkpoint,
     status::Status,
     stop::Stop,
 };
@@ -151,9 +151,19 @@ impl<'a> Workspace<'a> {
     /// # Errors
     /// [`PrepareError`].
     pub async fn detached(&self, stop: &Stop) -> Result<(), PrepareError> {
-        self.fetch(START_REF, self.start, stop).await?;
-        let checkout = ["checkout", "-q", "-f", "--detach", self.start.as_str()];
-        self.git.run(&checkout, QUICK, Some(stop)).await?.ok()?;
+        self.checkout(&["--detach", self.start.as_str()], stop)
+            .await
+    }
+
+    /// Checks out the start commit, which mostly is here, and is asked for only where it
+    /// is not.
+    async fn checkout(&self, what: &[&str], stop: &Stop) -> Result<(), PrepareError> {
+        let checkout = [&["checkout", "-q", "-f"], what].concat();
+        let run = || self.git.run(&checkout, QUICK, Some(stop));
+        if run().await?.exit != Exit::Code(0) {
+            self.fetch(START_REF, self.start, stop).await?;
+            run().await?.ok()?;
+        }
         Ok(())
     }
 
@@ -170,10 +180,15 @@ impl<'a> Workspace<'a> {
         target: Option<&Oid>,
         stop: &Stop,
     ) -> Result<(), PrepareError> {
-        self.fetch(START_REF, self.start, stop).await?;
         match checkpoint {
-            Some(checkpoint) => checkpoint.lay(self, branch, stop).await?,
-            None => checkout(self.git, branch, self.start.as_str(), stop).await?,
+            Some(checkpoint) => {
+                self.fetch(START_REF, self.start, stop).await?;
+                checkpoint.lay(self, branch, stop).await?;
+            }
+            None => {
+                self.checkout(&["-B", branch, self.start.as_str()], stop)
+                    .await?;
+            }
         }
         let Some(target) = target else { return Ok(()) };
         if checkpoint.is_some() && !self.clean().await? {
@@ -289,7 +304,17 @@ impl<'a> Workspace<'a> {
         let cannot = |e: GitError| {
             format!("What is uncommitted in the work tree could not be committed: {e}")
         };
-        let unsolved = self.unsolved().await.map_err(cannot)?;
+        let status = self
+            .git
+            .run(&["status", "--porcelain", "-z"], QUICK, None)
+            .await;
+        let status = status.and_then(|done| done.ok()).map_err(cannot)?;
+        let merging = !self.merging().is_empty();
+        // Nothing can be unsolved where nothing differs from a commit that is no merge.
+        let unsolved = match status.is_empty() && !merging && self.conflicts.is_empty() {
+            true => BTreeSet::new(),
+            false => self.unsolved().await.map_err(cannot)?,
+        };
         if !unsolved.is_empty() {
             return Err(format!(
                 "These files still hold an unsolved merge conflict: {}. Solve it in each of them, `git add` them \
@@ -302,16 +327,7 @@ impl<'a> Workspace<'a> {
                         undo it (`git rebase --abort`)."
                 .to_owned());
         }
-        let merging = !self.merging().is_empty();
-        let status = self
-            .git
-            .run(&["status", "--porcelain", "-z"], QUICK, None)
-            .await;
-        let dirty = !status
-            .and_then(|done| done.ok())
-            .map_err(cannot)?
-            .is_empty();
-        if !dirty && !merging {
+        if status.is_empty() && !merging {
             return Ok(());
         }
         let added = self.git.run(&["add", "-A"], QUICK, None).await;
@@ -343,6 +359,13 @@ impl<'a> Workspace<'a> {
         let cannot = |e: GitError| format!("The work could not be pushed: {e}");
         let named = format!("refs/heads/{branch}");
         let tracked = format!("refs/remotes/origin/{branch}");
+        // The usual end, told by three files, as git writes them, without a process.
+        let file = |name: &str| small_file(&self.git_dir().join(name));
+        if file("HEAD").is_some_and(|head| head == format!("ref: {named}\n"))
+            && file(&named).is_some_and(|own| file(&tracked) == Some(own))
+        {
+            return Ok(None);
+        }
         let names = ["HEAD", &named, &tracked];
         let [head, own, pushed] = self.git.commits(names).await.map_err(cannot)?;
         let tip = match (head, own) {
@@ -406,6 +429,14 @@ impl<'a> Workspace<'a> {
             ));
         }
     }
+}
+
+/// A regular file that is as short as a ref's.
+fn small_file(path: &Path) -> Option<String> {
+    const MOST: u64 = 4096;
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    let small = meta.is_file() && meta.len() <= MOST;
+    small.then(|| std::fs::read_to_string(path).ok()).flatten()
 }
 
 /// True where all three conflict markers stand at the beginning of lines.
