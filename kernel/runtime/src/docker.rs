@@ -168,7 +168,7 @@ impl Runtime for DockerRuntime {
     async fn start(&self, name: &str) -> Result<Started, RuntimeError> {
         match self.inspect_existing(name).await?.state {
             ContainerState::Created => {}
-            ContainerState::Running { .. } => return Ok(Started::AlreadyRunning),
+            ContainerState::Running => return Ok(Started::AlreadyRunning),
             ContainerState::Exited(_) => {
                 return Err(RuntimeError::AlreadyEnded {
                     name: name.to_owned(),
@@ -211,13 +211,18 @@ impl Runtime for DockerRuntime {
             .list_containers(Some(options))
             .await
             .map_err(|e| self.error("list", "containers", e))?;
-        let names = found
-            .into_iter()
-            .filter_map(|container| container.names?.into_iter().next())
-            .map(|name| name.trim_start_matches('/').to_owned());
-        // The list knows no exit codes; what vanishes meanwhile is left out.
-        let mut list: Vec<ContainerStatus> = stream::iter(names)
-            .map(|name| async move { self.inspect(&name).await })
+        // What vanishes meanwhile is left out.
+        let looks = found.into_iter().filter_map(|container| {
+            let name = translate::name_of(&container)?.to_owned();
+            Some((translate::listed(container), name))
+        });
+        let mut list: Vec<ContainerStatus> = stream::iter(looks)
+            .map(|(known, name)| async move {
+                match known {
+                    Some(status) => Ok(Some(status)),
+                    None => self.inspect(&name).await,
+                }
+            })
             .buffer_unordered(INSPECTIONS)
             .try_filter_map(|status| async move { Ok(status) })
             .try_collect()
@@ -238,7 +243,7 @@ impl Runtime for DockerRuntime {
                         name: name.to_owned(),
                     });
                 }
-                Ok(ContainerState::Running { .. }) => {
+                Ok(ContainerState::Running) => {
                     away = Duration::ZERO;
                     match self.wait_once(name).await {
                         Ok(()) => {

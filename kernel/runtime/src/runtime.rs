@@ -180,10 +180,7 @@ pub enum ContainerState {
     /// It never ran.
     Created,
     /// It runs (or is paused).
-    Running {
-        /// When it started, by the engine's clock.
-        started: Timestamp,
-    },
+    Running,
     /// It ran and ended.
     Exited(Exit),
 }

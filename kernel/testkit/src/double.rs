@@ -337,16 +337,14 @@ impl DoubleRuntime {
             .ok_or_else(|| not_found(name.to_owned()))?;
         match *container.state.borrow() {
             ContainerState::Created => {}
-            ContainerState::Running { .. } => return Ok(Started::AlreadyRunning),
+            ContainerState::Running => return Ok(Started::AlreadyRunning),
             ContainerState::Exited(_) => {
                 return Err(RuntimeError::AlreadyEnded {
                     name: name.to_owned(),
                 });
             }
         }
-        container
-            .state
-            .send_replace(ContainerState::Running { started });
+        container.state.send_replace(ContainerState::Running);
         self.record(Event::Started(name.to_owned()));
         let inside = Inside {
             spec: container.spec.clone(),
@@ -396,7 +394,7 @@ impl DoubleRuntime {
             ),
             None => return,
         };
-        let not_running = |state: &ContainerState| !matches!(state, ContainerState::Running { .. });
+        let not_running = |state: &ContainerState| !matches!(state, ContainerState::Running);
         if not_running(&state.borrow()) {
             return;
         }
@@ -426,16 +424,14 @@ impl DoubleRuntime {
             .state
             .subscribe();
         let ended = state
-            .wait_for(|state| !matches!(state, ContainerState::Running { .. }))
+            .wait_for(|state| !matches!(state, ContainerState::Running))
             .await
             .map_err(|_| absent())?;
         match &*ended {
             ContainerState::Exited(exit) => Ok(exit.clone()),
-            ContainerState::Created | ContainerState::Running { .. } => {
-                Err(RuntimeError::NeverStarted {
-                    name: name.to_owned(),
-                })
-            }
+            ContainerState::Created | ContainerState::Running => Err(RuntimeError::NeverStarted {
+                name: name.to_owned(),
+            }),
         }
     }
 }

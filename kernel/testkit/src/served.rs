@@ -47,7 +47,7 @@ struct Status {
 #[derive(Serialize, Deserialize)]
 enum State {
     Created,
-    Running(Timestamp),
+    Running,
     Exited(Ended),
 }
 
@@ -99,7 +99,7 @@ impl From<ContainerStatus> for Status {
             labels: status.labels,
             state: match status.state {
                 ContainerState::Created => State::Created,
-                ContainerState::Running { started } => State::Running(started),
+                ContainerState::Running => State::Running,
                 ContainerState::Exited(exit) => State::Exited(exit.into()),
             },
         }
@@ -113,7 +113,7 @@ impl From<Status> for ContainerStatus {
             labels: status.labels,
             state: match status.state {
                 State::Created => ContainerState::Created,
-                State::Running(started) => ContainerState::Running { started },
+                State::Running => ContainerState::Running,
                 State::Exited(ended) => ContainerState::Exited(ended.into()),
             },
         }

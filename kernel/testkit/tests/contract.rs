@@ -173,10 +173,7 @@ impl<R: Runtime + Clone> Bench<R> {
     }
 
     async fn is_running(&self, name: &str) -> bool {
-        matches!(
-            self.status(name).await.state,
-            ContainerState::Running { .. }
-        )
+        matches!(self.status(name).await.state, ContainerState::Running)
     }
 }
 

@@ -138,7 +138,8 @@ async fn a_test_can_wait_for_what_happens() {
     double.set_now(at);
     double.create(&spec(2)).await.unwrap();
     double.start(&spec(2).name).await.unwrap();
-    let status = double.inspect(&spec(2).name).await.unwrap().unwrap();
-    assert_eq!(status.state, ContainerState::Running { started: at });
+    double.kill(&spec(2).name).await.unwrap();
+    let exit = double.wait(&spec(2).name).await.unwrap();
+    assert_eq!(exit.started, at);
     double.shut_down().await;
 }

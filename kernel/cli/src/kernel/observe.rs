@@ -34,7 +34,7 @@ pub async fn containers<R: Runtime>(tools: &Tools<R>) -> Result<BTreeMap<RunId, 
     let list = tools.runtime.list(&tools.home).await?;
     let seen = |state: &ContainerState| match state {
         ContainerState::Created => Seen::Created,
-        ContainerState::Running { .. } => Seen::Running,
+        ContainerState::Running => Seen::Running,
         ContainerState::Exited(exit) => Seen::Exited(exit_of(exit)),
     };
     Ok(list

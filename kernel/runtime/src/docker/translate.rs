@@ -5,9 +5,9 @@ use crate::runtime::{
     LABEL_SPEC,
 };
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, HealthConfig, HostConfig, HostConfigLogConfig,
-    Mount as DockerMount, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
-    SystemInfo, SystemVersion,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
+    HealthConfig, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountType,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum, SystemInfo, SystemVersion,
 };
 use factory_core::container::{ContainerSpec, Mount, Tmpfs};
 use jiff::Timestamp;
@@ -287,8 +287,8 @@ pub(super) fn status(answer: ContainerInspectResponse) -> Result<ContainerStatus
     let state = match started {
         // A container whose start failed has an exit code, and never ran.
         None => ContainerState::Created,
-        Some(started) if is(state.running) || is(state.paused) || is(state.restarting) => {
-            ContainerState::Running { started }
+        Some(_) if is(state.running) || is(state.paused) || is(state.restarting) => {
+            ContainerState::Running
         }
         Some(started) => ContainerState::Exited(Exit {
             code: state.exit_code.unwrap_or(-1),
@@ -305,6 +305,34 @@ pub(super) fn status(answer: ContainerInspectResponse) -> Result<ContainerStatus
         state,
         labels: labels.unwrap_or_default().into_iter().collect(),
     })
+}
+
+/// What a list says of a container; none where only an inspection tells enough.
+pub(super) fn listed(summary: ContainerSummary) -> Option<ContainerStatus> {
+    let state = match summary.state? {
+        ContainerSummaryStateEnum::CREATED => ContainerState::Created,
+        ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::PAUSED => {
+            ContainerState::Running
+        }
+        // No exit code is in a list.
+        ContainerSummaryStateEnum::EXITED
+        | ContainerSummaryStateEnum::DEAD
+        | ContainerSummaryStateEnum::REMOVING
+        | ContainerSummaryStateEnum::RESTARTING
+        | ContainerSummaryStateEnum::STOPPING
+        | ContainerSummaryStateEnum::EMPTY => return None,
+    };
+    Some(ContainerStatus {
+        name: name_of(&summary)?.to_owned(),
+        state,
+        labels: summary.labels?.into_iter().collect(),
+    })
+}
+
+/// The name that a list gives a container.
+pub(super) fn name_of(summary: &ContainerSummary) -> Option<&str> {
+    let name = summary.names.as_ref()?.first()?;
+    Some(name.trim_start_matches('/'))
 }
 
 /// Docker writes "never" as the first instant of the year 1.
@@ -351,13 +379,13 @@ mod tests {
     #[test]
     fn paused_is_running_and_an_unset_end_is_the_start() {
         let began = Some("2026-01-02T03:04:05.678901234Z".to_owned());
-        let started = at("2026-01-02T03:04:05.678901234Z");
         let paused = DockerState {
             started_at: began.clone(),
             paused: Some(true),
             ..DockerState::default()
         };
-        assert_eq!(state_of(paused), ContainerState::Running { started });
+        assert_eq!(state_of(paused), ContainerState::Running);
+        let started = at("2026-01-02T03:04:05.678901234Z");
         let ended = DockerState {
             started_at: began,
             finished_at: Some("0001-01-01T00:00:00Z".to_owned()),
