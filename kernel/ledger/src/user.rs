@@ -252,6 +252,9 @@ impl UserRepo {
     /// The worktrees that hold on to a branch.
     pub(crate) fn holders(&self, branch: &str) -> Result<Vec<(Worktree, Hold)>, RepoError> {
         let mut holders = Vec::new();
+        if self.is_alone_elsewhere(branch) {
+            return Ok(holders);
+        }
         for tree in self.worktrees()? {
             let hold = match (&tree.branch, &tree.git_dir) {
                 (Some(b), _) if b == branch => Some(Hold::CheckedOut),
@@ -261,6 +264,17 @@ impl UserRepo {
             holders.extend(hold.map(|h| (tree, h)));
         }
         Ok(holders)
+    }
+
+    /// True where files alone say that there is one work tree, and that it does not hold on
+    /// to the branch: no process is needed then.
+    fn is_alone_elsewhere(&self, branch: &str) -> bool {
+        let common = self.git.dir();
+        let head = std::fs::read_to_string(common.join("HEAD")).unwrap_or_default();
+        let on = head.strip_prefix("ref: refs/heads/").map(str::trim_end);
+        // Where refs are no files, that one says nothing.
+        let elsewhere = on.is_some_and(|on| on != branch && on != ".invalid");
+        elsewhere && !common.join("worktrees").exists() && hold_of(common, branch).is_none()
     }
 
     /// Moves a work branch from `expected` (none: it must not exist yet) to
