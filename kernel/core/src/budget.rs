@@ -1,6 +1,10 @@
 //! What model calls cost, and how much of it is left.
 
-use crate::{inbox::Usage, model::Seconds, quantity::Milli};
+use crate::{
+    inbox::Usage,
+    model::Seconds,
+    quantity::{Milli, is_default},
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -218,13 +222,8 @@ pub struct Today {
     /// What was used.
     pub spent: Spent,
     /// Pull requests that were opened.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pull_requests: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 impl Today {

@@ -10,12 +10,12 @@ pub use crate::engine::EngineKind;
 pub use amounts::{Amounts, Given};
 pub use image::{DEFAULT_BASE, Image};
 pub use models::{Models, Provider, Providers, Vendor};
-pub use types::{AgentType, PerDay, Quota, Types};
+pub use types::{AgentType, PerDay, Quota, Types, Worker};
 
 use crate::{
     budget::{Limit, Prices, price_of},
     grant::{self, WireApi},
-    quantity::{Bytes, Milli, Seconds},
+    quantity::{Bytes, Milli, Seconds, is_default},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -38,7 +38,7 @@ pub struct Config {
     /// How many containers may live at the same time.
     pub slots: Slots,
     /// How the slots are shared out, and what each type of agent may do in a day.
-    #[serde(skip_serializing_if = "Types::is_nothing")]
+    #[serde(skip_serializing_if = "is_default")]
     pub types: Types,
     /// Where issues and pull requests live.
     pub forge: ForgeKind,

@@ -9,10 +9,10 @@ use crate::{
 };
 use factory_core::{
     budget::{Limit, Spent},
-    config::{Amounts, Slots},
+    config::Slots,
     model::{Job, Stage},
     plan::Observed,
-    quantity::{Bytes, Milli},
+    quantity::Milli,
     schedule,
 };
 use serde::Serialize;
@@ -112,17 +112,11 @@ pub fn run(factory: &Factory, json: bool) -> Result<ExitCode, Failure> {
 
 /// What the kernel that runs, or ran last, sees of the engine.
 pub(super) fn observed(factory: &Factory, running: Option<Running>) -> Observed {
-    let kernel = factory.state.meta.kernel.as_ref();
-    let unknown = Amounts {
-        memory: Bytes(u64::MAX),
-        cpus: Milli(u64::MAX),
-    };
-    let ending = factory.state.meta.ending;
+    let seen = factory.state.seen();
     Observed {
-        draining: running.is_some() && ending.is_some(),
-        engine: kernel.and_then(|kernel| kernel.engine).unwrap_or(unknown),
-        slots: kernel.filter(|_| running.is_some()).and_then(|k| k.slots),
-        ..Observed::default()
+        draining: running.is_some() && factory.state.meta.ending.is_some(),
+        slots: seen.slots.filter(|_| running.is_some()),
+        ..seen
     }
 }
 

@@ -4,6 +4,9 @@
 use super::ConfigError;
 use serde_saphyr::Error;
 
+/// An example of `types`.
+const TYPES: &str = "for example `types: {worker: {min: 1, max: 6, per_day: {pull_requests: 20}}, sensor: {max: 2}}`";
+
 /// Most characters of a value that are shown.
 const SHOWN: usize = 60;
 
@@ -77,6 +80,8 @@ fn words(error: &Error, place: &Place<'_>) -> (String, String) {
 struct Place<'a> {
     key: Option<&'a str>,
     value: &'a str,
+    /// It stands below `types`, where some keys mean something else.
+    in_types: bool,
 }
 
 impl<'a> Place<'a> {
@@ -90,6 +95,7 @@ impl<'a> Place<'a> {
             return Self {
                 key: None,
                 value: "",
+                in_types: false,
             };
         };
         let column = usize::try_from(column).unwrap_or(usize::MAX);
@@ -97,15 +103,16 @@ impl<'a> Place<'a> {
             return Self {
                 key: Some(key),
                 value,
+                in_types: is_in_types(last, column, lines),
             };
         }
-        let indent = |line: &str| line.len() - line.trim_start().len();
         let item = last.trim_start().starts_with('-');
         let mut above = lines
             .filter(|line| indent(line) < indent(last) || (item && indent(line) == indent(last)));
         Self {
             key: above.find_map(|line| Some(last_key(line, usize::MAX)?.0)),
             value: plain(last.trim_start().trim_start_matches("- "), false),
+            in_types: false,
         }
     }
 
@@ -122,11 +129,43 @@ impl<'a> Place<'a> {
     }
 
     fn help(&self) -> String {
-        match self.key.and_then(shape) {
+        match self.key.and_then(|key| shape(key, self.in_types)) {
             None => "write one `key: value` a line, for example `slots: 2`".to_owned(),
             Some(shape) => format!("write {shape}"),
         }
     }
+}
+
+/// How far a line is set in.
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+/// True where `types` is open at a column of a line: in its braces, or set in below it.
+fn is_in_types<'a>(line: &str, column: usize, above: impl Iterator<Item = &'a str>) -> bool {
+    let end = column.saturating_sub(1).min(line.len());
+    let is_open = |at: usize| {
+        let between = line.get(at..end).unwrap_or_default();
+        let mut depth = 0_usize;
+        let mut braces = between.chars().filter(|c| matches!(c, '{' | '}'));
+        // What is opened once its own braces are closed is beside it.
+        let stays = braces.all(|c| {
+            depth = match c {
+                '{' => depth + 1,
+                _ => depth.saturating_sub(1),
+            };
+            depth > 0
+        });
+        stays && depth > 0
+    };
+    let here = |(at, key, _): (usize, &str, &str)| key == "types" && is_open(at);
+    let mut depth = indent(line);
+    keys(line).any(here)
+        || above.filter(|above| !above.trim().is_empty()).any(|above| {
+            let is_outer = indent(above) < depth;
+            depth = depth.min(indent(above));
+            is_outer && keys(above).any(|(_, key, _)| key == "types")
+        })
 }
 
 /// The keys that a line names, each with where it begins and what follows it.
@@ -147,7 +186,8 @@ fn keys(line: &str) -> impl Iterator<Item = (usize, &str, &str)> {
 /// The last key of ours of a line that begins before a column (from 1), with its value.
 fn last_key(line: &str, column: usize) -> Option<(&str, &str)> {
     let before = keys(line).take_while(|(at, ..)| *at < column);
-    let (begin, key, rest) = before.filter(|(_, key, _)| shape(key).is_some()).last()?;
+    let ours = |key: &str| shape(key, false).is_some();
+    let (begin, key, rest) = before.filter(|(_, key, _)| ours(key)).last()?;
     let count = |c: char| line[..begin].matches(c).count();
     Some((key, plain(rest, count('{') > count('}'))))
 }
@@ -177,14 +217,13 @@ pub(super) fn line_of(text: &str, key: &str) -> u64 {
     text.lines().position(names).map_or(0, |n| n as u64 + 1)
 }
 
-/// What to write for a key.
-fn shape(key: &str) -> Option<&'static str> {
+/// What to write for a key, below `types` or elsewhere.
+fn shape(key: &str, in_types: bool) -> Option<&'static str> {
     Some(match key {
         "version" => "`version: 1`",
         "slots" => "a number from 1 to 1000, or `auto`",
-        "types" | "worker" | "sensor" | "adversary" => {
-            "for example `types: {worker: {min: 1, max: 6, per_day: {pull_requests: 20}}, sensor: {max: 2}}`"
-        }
+        "types" | "worker" | "sensor" | "adversary" => TYPES,
+        "per_day" if in_types => TYPES,
         "min" | "max" | "pull_requests" => "a whole number, 0 or more",
         "forge" => "`forge: local`",
         "engine" => {
@@ -418,7 +457,7 @@ mod tests {
     fn every_key_has_a_shape() {
         fn look(value: &serde_json::Value) {
             for (key, value) in value.as_object().into_iter().flatten() {
-                assert!(shape(key).is_some(), "{key}");
+                assert!(shape(key, false).is_some(), "{key}");
                 look(value);
             }
         }

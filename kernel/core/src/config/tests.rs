@@ -231,6 +231,36 @@ fn errors_name_line_and_next_step() {
             "unknown key `prs`",
             "pull_requests",
         ),
+        (
+            "types: {worker: {per_day: 5}}\n",
+            1,
+            "`5` is not a value of `per_day`",
+            "for example `types: {worker: {",
+        ),
+        (
+            "types:\n  worker:\n    min: 1\n\n    per_day: many\n",
+            5,
+            "`many` is not a value of `per_day`",
+            "for example `types: {worker: {",
+        ),
+        (
+            "types: {worker: {min: 1}}\nbudget: {per_day: 5}\n",
+            2,
+            "`5` is not a value of `per_day`",
+            "for example `budget: {",
+        ),
+        (
+            "{types: {worker: {min: 1}}, budget: {per_day: 5}}\n",
+            1,
+            "`5` is not a value of `per_day`",
+            "for example `budget: {",
+        ),
+        (
+            "types: {sensor: {per_day: {pull_requests: 1}}}\n",
+            1,
+            "unknown key `per_day`",
+            "known here: min, max",
+        ),
     ] {
         let error = Config::parse(text).unwrap_err();
         assert!(line == 0 || error.line == line, "{text}: {error:?}");

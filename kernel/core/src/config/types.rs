@@ -1,6 +1,7 @@
 //! `types`: how the slots are shared out among the types of agents.
 
 use super::{Config, Slots};
+use crate::quantity::is_default;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -42,13 +43,13 @@ impl fmt::Display for AgentType {
 #[serde(deny_unknown_fields, default)]
 pub struct Types {
     /// Workers.
-    #[serde(skip_serializing_if = "Quota::is_nothing")]
-    pub worker: Quota,
+    #[serde(skip_serializing_if = "is_default")]
+    pub worker: Worker,
     /// Sensors.
-    #[serde(skip_serializing_if = "Quota::is_nothing")]
+    #[serde(skip_serializing_if = "is_default")]
     pub sensor: Quota,
     /// Adversaries.
-    #[serde(skip_serializing_if = "Quota::is_nothing")]
+    #[serde(skip_serializing_if = "is_default")]
     pub adversary: Quota,
 }
 
@@ -58,17 +59,29 @@ pub struct Types {
 pub struct Quota {
     /// Slots that are kept for them. The rest is lent to whoever comes, and free again
     /// when its run ends.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub min: u32,
     /// Slots that they take at most; all where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
+}
+
+/// What workers may take, and what they may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// As [`Quota::min`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub min: u32,
+    /// As [`Quota::max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
     /// What they may do outside in a day, from midnight to midnight UTC.
-    #[serde(skip_serializing_if = "PerDay::is_nothing")]
+    #[serde(skip_serializing_if = "is_default")]
     pub per_day: PerDay,
 }
 
-/// What agents of one type may do outside in a day.
+/// What workers may do outside in a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerDay {
@@ -77,18 +90,14 @@ pub struct PerDay {
     pub pull_requests: Option<u32>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
-}
-
 impl Types {
     /// The quota of a type.
-    pub fn of(&self, agent: AgentType) -> &Quota {
+    pub fn of(&self, agent: AgentType) -> Quota {
+        let Worker { min, max, .. } = self.worker;
         match agent {
-            AgentType::Worker => &self.worker,
-            AgentType::Sensor => &self.sensor,
-            AgentType::Adversary => &self.adversary,
+            AgentType::Worker => Quota { min, max },
+            AgentType::Sensor => self.sensor,
+            AgentType::Adversary => self.adversary,
         }
     }
 
@@ -96,23 +105,6 @@ impl Types {
     pub fn reserved(&self) -> u32 {
         let mins = AgentType::ALL.map(|agent| self.of(agent).min);
         mins.into_iter().fold(0, u32::saturating_add)
-    }
-
-    /// True where nothing is given.
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Quota {
-    fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl PerDay {
-    fn is_nothing(&self) -> bool {
-        *self == Self::default()
     }
 }
 
@@ -124,7 +116,7 @@ pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
         Slots::Auto => None,
     };
     for agent in AgentType::ALL {
-        let Quota { min, max, .. } = *types.of(agent);
+        let Quota { min, max } = types.of(agent);
         if let Some(max) = max.filter(|max| *max < min) {
             return Some((
                 agent.as_str(),
@@ -142,15 +134,6 @@ pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
                     format!("write at most {slots}, or raise `slots`"),
                 ));
             }
-        }
-    }
-    for agent in [AgentType::Sensor, AgentType::Adversary] {
-        if !types.of(agent).per_day.is_nothing() {
-            return Some((
-                agent.as_str(),
-                format!("types.{agent}.per_day: only workers open pull requests"),
-                "write it at `worker`, or remove it".to_owned(),
-            ));
         }
     }
     let none = [

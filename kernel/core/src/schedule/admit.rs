@@ -21,7 +21,7 @@ impl State {
     }
 
     /// What the kernel that runs, or ran last, sees of the engine.
-    pub(super) fn seen(&self) -> Observed {
+    pub fn seen(&self) -> Observed {
         let kernel = self.meta.kernel.as_ref();
         let unknown = Amounts {
             memory: Bytes(u64::MAX),

@@ -55,7 +55,7 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Quota};
+    use crate::config::{Config, Quota, Worker};
     use proptest::prelude::*;
 
     fn take(shares: &mut Shares, agent: AgentType) -> Option<Full> {
@@ -93,10 +93,7 @@ mod tests {
 
     #[test]
     fn fewer_slots_than_are_kept_leave_workers_one() {
-        let sensor = Quota {
-            min: 2,
-            ..Quota::default()
-        };
+        let sensor = Quota { min: 2, max: None };
         for (slots, kept) in [(1, 0), (2, 1), (3, 2), (9, 2)] {
             let types = Types {
                 sensor,
@@ -112,7 +109,6 @@ mod tests {
         (0u32..4, proptest::option::of(0u32..6)).prop_map(|(min, max)| Quota {
             min,
             max: max.map(|max| max.max(min)),
-            ..Quota::default()
         })
     }
 
@@ -127,6 +123,8 @@ mod tests {
             more in 0u32..5,
             moves in proptest::collection::vec((0usize..3, any::<bool>()), 0..60),
         ) {
+            let Quota { min, max } = worker;
+            let worker = Worker { min, max, ..Worker::default() };
             let types = Types { worker, sensor, adversary };
             let slots = types.reserved().max(1) + more;
             let mut shares = Shares::of(slots, types);

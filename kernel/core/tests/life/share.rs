@@ -286,10 +286,7 @@ fn slots_are_at_least_as_many_as_are_kept() {
     let config = Config {
         slots: Slots::Auto,
         types: Types {
-            sensor: Quota {
-                min: 7,
-                ..Quota::default()
-            },
+            sensor: Quota { min: 7, max: None },
             ..Types::default()
         },
         ..config(true)
