@@ -167,7 +167,7 @@ impl End {
                     words(&pr.body)
                 );
                 self.prs.insert(path, said);
-            } else if ["jobs/", "runs/", "effects/"]
+            } else if ["jobs/", "runs/", "effects/", "drafts/"]
                 .iter()
                 .any(|live| path.starts_with(live))
             {

@@ -5,6 +5,7 @@
 //! JSON through [`print_json`] and [`print_raw_json`].
 
 pub mod archive;
+pub mod draft;
 pub mod issue;
 pub mod pr;
 pub mod run;

@@ -23,6 +23,8 @@ const POSTMORTEM_BUDGET: usize = 20 << 10;
 const CHECKPOINT_SECONDS: u64 = 30;
 /// Bytes of an issue's comments that are told; the newest are kept.
 const COMMENTS_LIMIT: usize = 32 << 10;
+/// Bytes of what agents wrote on it before, beside these: they push out nothing that people say.
+const AGENT_COMMENTS_LIMIT: usize = 16 << 10;
 
 /// What is true of this host and does not come from the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,21 +242,7 @@ pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Co
         issue.title,
         issue.body.trim()
     );
-    let mut told: Vec<String> = Vec::new();
-    let mut bytes = 0;
-    for comment in comments.collect::<Vec<_>>().into_iter().rev() {
-        let block = format!(
-            "\n## Comment by {}\n\n{}\n",
-            comment.author,
-            comment.text.trim()
-        );
-        bytes += block.len();
-        if bytes > COMMENTS_LIMIT {
-            break;
-        }
-        told.push(block);
-    }
-    told.iter().rev().for_each(|block| out.push_str(block));
+    out.push_str(&tell_comments(comments));
     if let Some(feedback) = &run.feedback {
         out.push_str(&format!(
             "\n# What happened before\n\n{}\n",
@@ -276,6 +264,31 @@ pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Co
         ));
     }
     out
+}
+
+/// An issue's comments, the oldest first, as far as there is room.
+fn tell_comments<'a>(comments: impl Iterator<Item = &'a Comment>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    let mut left = COMMENTS_LIMIT;
+    let mut left_for_agents = AGENT_COMMENTS_LIMIT;
+    for comment in comments.collect::<Vec<_>>().into_iter().rev() {
+        let block = format!(
+            "\n## Comment by {}\n\n{}\n",
+            comment.author,
+            comment.text.trim()
+        );
+        let left = match comment.run {
+            Some(_) => &mut left_for_agents,
+            None => &mut left,
+        };
+        // Once one has no room, none that is older is told.
+        *left = left.saturating_sub(block.len());
+        if *left > 0 {
+            told.push(block);
+        }
+    }
+    told.reverse();
+    told.concat()
 }
 
 /// What follows the front matter.
@@ -318,5 +331,26 @@ mod tests {
             "the newest are told in full"
         );
         assert!(text.contains("postmortems/0001-x.md: Fall 1 (read it in"));
+    }
+
+    #[test]
+    fn what_agents_write_pushes_out_nothing_that_people_say() {
+        let run: RunId = "r1-1".parse().unwrap();
+        let comment = |run: Option<RunId>, text: &str| Comment {
+            author: run.map_or("ann".to_owned(), |run| run.to_string()),
+            run,
+            at: 0,
+            text: text.to_owned(),
+        };
+        let long = "x".repeat(10 << 10);
+        let mut comments = vec![comment(None, "Keep the format.")];
+        for n in 0..9 {
+            comments.push(comment(Some(run), &format!("thought {n} {long}")));
+        }
+        let told = tell_comments(comments.iter());
+        assert!(told.contains("## Comment by ann\n\nKeep the format.\n"));
+        assert!(told.contains("thought 8") && !told.contains("thought 7"));
+        let order = [told.find("Keep"), told.find("thought 8")];
+        assert!(order.is_sorted(), "the oldest is first");
     }
 }

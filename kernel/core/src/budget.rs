@@ -224,6 +224,12 @@ pub struct Today {
     /// Pull requests that were opened.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pull_requests: u64,
+    /// Issues that agents filed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub issues: u64,
+    /// Comments that agents wrote.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub comments: u64,
 }
 
 impl Today {
@@ -251,6 +257,18 @@ impl Today {
     pub fn count_pull_request(&mut self, now: Seconds) {
         *self = self.on(now);
         self.pull_requests += 1;
+    }
+
+    /// Counts an issue that an agent files at `now`.
+    pub fn count_issue(&mut self, now: Seconds) {
+        *self = self.on(now);
+        self.issues += 1;
+    }
+
+    /// Counts a comment that an agent writes at `now`.
+    pub fn count_comment(&mut self, now: Seconds) {
+        *self = self.on(now);
+        self.comments += 1;
     }
 }
 

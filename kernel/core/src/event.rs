@@ -114,6 +114,8 @@ pub enum Event {
         /// What came of it.
         result: EffectResult,
     },
+    /// The day has room for drafts.
+    DraftsDue,
     /// A pull request was merged with the target in our own repository.
     MergeMade {
         /// The pull request.
@@ -176,6 +178,7 @@ impl Event {
             Event::EndReached => "end-reached",
             Event::RunCollected { .. } => "collected",
             Event::EffectDone { .. } => "effect-done",
+            Event::DraftsDue => "drafts-due",
             Event::MergeMade { .. } => "merge-made",
             Event::MergeFailed { .. } => "merge-failed",
             Event::Shared { .. } => "shared",

@@ -16,6 +16,7 @@ use crate::{
     grant::{Grant, Role},
     ids::{Epoch, IssueNo, Oid, PrNo, RunId},
     inbox::{RunEnd, Usage},
+    report::Draft,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -147,6 +148,9 @@ pub struct ConfigInForce {
     pub config: Config,
 }
 
+/// Longest title that is kept, in bytes.
+pub const TITLE_LIMIT: usize = 300;
+
 /// Front matter of `issues/open/<n>.md`; the body follows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,6 +165,9 @@ pub struct Issue {
     pub labels: Vec<String>,
     /// Who filed it.
     pub author: String,
+    /// The run whose agent filed it: then only a person approves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
     /// When it was filed.
     pub created: Seconds,
     /// How many comments it has; they are numbered from 1.
@@ -221,11 +228,26 @@ pub enum IssueState {
 pub struct Comment {
     /// Who wrote it; `factory` for the kernel.
     pub author: String,
+    /// The run whose agent wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
     /// When.
     pub at: Seconds,
     /// Markdown.
     #[serde(skip)]
     pub text: String,
+}
+
+/// `drafts/<run>.yaml`: issues that a run asked for and that wait for a day with room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drafts {
+    /// The run.
+    pub run: RunId,
+    /// When it asked; the oldest are filed first.
+    pub since: Seconds,
+    /// What is to be filed, in this order.
+    pub issues: Vec<Draft>,
 }
 
 /// `runs/active/<run>.yaml`: one container, one agent, one task.

@@ -119,7 +119,8 @@ impl State {
     pub fn wakes_at(&self, now: Now) -> Option<Seconds> {
         let merging = self.prs.values().filter(|pr| pr.state.is_merging());
         let merging = merging.filter_map(|pr| self.jobs.get(&pr.issue)?.rests_until(now));
-        let waits_for_day = self.day_is_used_up(now) || self.proposals_left(now) == Some(0);
+        let is_full = self.day_is_used_up(now) || self.proposals_left(now) == Some(0);
+        let waits_for_day = is_full || self.drafts_wait(now);
         let tomorrow = waits_for_day.then(|| midnight_after(now.0));
         let breakers = self.meta.breakers.values();
         let tries = breakers.filter(|breaker| breaker.is_open(now.0));
@@ -177,6 +178,9 @@ pub fn plan(state: &State, observed: &Observed, now: Now) -> Vec<Action> {
     if !observed.draining {
         if !observed.merges_only {
             gates(state, &mut actions);
+            if state.drafts_are_due(now) {
+                actions.push(Action::Journal(Event::DraftsDue));
+            }
         }
         let starts = schedule::decide(state, observed, now);
         actions.extend(starts.into_iter().map(|start| Action::Grant {

@@ -1,16 +1,26 @@
 //! What a run may report, by role. A malformed report is answered with what is
 //! wrong and an example, so that the engine can mend it.
 
-use crate::grant::Role;
+use crate::{grant::Role, model::TITLE_LIMIT};
 use serde::{Deserialize, Serialize};
 
 /// Most bytes of a report.
 pub const REPORT_LIMIT: usize = 64 << 10;
 /// Most characters of a summary.
 pub const SUMMARY_LIMIT: usize = 10_000;
+/// Most issues that a report asks for.
+pub const ISSUES_LIMIT: usize = 10;
+/// Most comments in a report.
+pub const COMMENTS_LIMIT: usize = 5;
+/// Most bytes of a draft's body or a comment.
+pub const TEXT_LIMIT: usize = 10 << 10;
 /// What the report of a code run looks like.
 pub const CODE_EXAMPLE: &str =
     r#"{"summary": "What was changed and why.", "notes": "What the reviewer should know."}"#;
+
+/// What a draft looks like.
+const DRAFT_EXAMPLE: &str =
+    r#"{"title": "What is wrong, in one line", "body": "Where, and how to see it."}"#;
 
 /// The report of a code run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +31,23 @@ pub struct CodeReport {
     /// What a reader should know beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+    /// What it noticed beside its task, at most [`ISSUES_LIMIT`]: filed, and never approved
+    /// by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issues: Vec<Draft>,
+    /// What it writes on its own issue, at most [`COMMENTS_LIMIT`]; Markdown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comments: Vec<String>,
+}
+
+/// An issue that an agent asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Draft {
+    /// One line, at most [`TITLE_LIMIT`] bytes.
+    pub title: String,
+    /// Markdown. `Depends-on:` and `Touches:` mean nothing in it.
+    pub body: String,
 }
 
 /// Why a report was not accepted. Its text is for the agent that wrote it.
@@ -43,6 +70,24 @@ pub enum BadReport {
     /// A summary without words.
     #[error("`summary` is blank. An example of a good report: {CODE_EXAMPLE}")]
     Blank,
+    /// More issues or comments than are taken.
+    #[error("`{field}` has {count} entries; at most {limit} are taken. Keep what matters most")]
+    TooMany {
+        /// `issues` or `comments`.
+        field: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A title, body or comment that cannot be kept.
+    #[error("`{place}` {flaw}. An example of a good entry of `issues`: {DRAFT_EXAMPLE}")]
+    Text {
+        /// Where, for example `issues[0].title`, counted from 0.
+        place: String,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
     /// A summary beyond [`SUMMARY_LIMIT`].
     #[error(
         "`summary` has {characters} characters; at most {SUMMARY_LIMIT} are kept. Write less, or move details to `notes`"
@@ -57,6 +102,25 @@ pub enum BadReport {
         /// The role.
         role: Role,
     },
+}
+
+/// What is wrong with a text in a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// It has no words.
+    #[error("is blank")]
+    Blank,
+    /// It is too long.
+    #[error("has {bytes} bytes; at most {limit} are kept")]
+    Long {
+        /// Its length.
+        bytes: usize,
+        /// What is kept.
+        limit: usize,
+    },
+    /// It holds what a terminal acts on, or a title more than one line.
+    #[error("holds the control character U+{:04X}; a title is one line, other texts are plain Markdown", *.0 as u32)]
+    Control(char),
 }
 
 /// Checks the report `text` of a run with `role`; gives its canonical JSON text.
@@ -78,15 +142,64 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
             } else if characters > SUMMARY_LIMIT {
                 Err(BadReport::LongSummary { characters })
             } else {
+                check_what_is_filed(&report)?;
                 serde_json::to_string(&report).map_err(shape)
             }
         }
     }
 }
 
+fn check_what_is_filed(report: &CodeReport) -> Result<(), BadReport> {
+    for (field, count, limit) in [
+        ("issues", report.issues.len(), ISSUES_LIMIT),
+        ("comments", report.comments.len(), COMMENTS_LIMIT),
+    ] {
+        if count > limit {
+            return Err(BadReport::TooMany {
+                field,
+                count,
+                limit,
+            });
+        }
+    }
+    let bad = |place: String, flaw| BadReport::Text { place, flaw };
+    for (n, draft) in report.issues.iter().enumerate() {
+        check_text(&draft.title, TITLE_LIMIT, &[])
+            .map_err(|flaw| bad(format!("issues[{n}].title"), flaw))?;
+        check_text(&draft.body, TEXT_LIMIT, LAYOUT)
+            .map_err(|flaw| bad(format!("issues[{n}].body"), flaw))?;
+    }
+    for (n, comment) in report.comments.iter().enumerate() {
+        check_text(comment, TEXT_LIMIT, LAYOUT)
+            .map_err(|flaw| bad(format!("comments[{n}]"), flaw))?;
+    }
+    Ok(())
+}
+
+/// Control characters that a text of several lines may hold.
+const LAYOUT: &[char] = &['\n', '\r', '\t'];
+
+fn check_text(text: &str, limit: usize, allowed: &[char]) -> Result<(), Flaw> {
+    let bytes = text.len();
+    let control = text
+        .chars()
+        .find(|c| c.is_control() && !allowed.contains(c));
+    match control {
+        _ if text.trim().is_empty() => Err(Flaw::Blank),
+        _ if bytes > limit => Err(Flaw::Long { bytes, limit }),
+        Some(control) => Err(Flaw::Control(control)),
+        None => Ok(()),
+    }
+}
+
+/// A report that [`validate`] accepted.
+pub fn parse(json: &str) -> Option<CodeReport> {
+    serde_json::from_str(json).ok()
+}
+
 /// The text for people in a report that [`validate`] accepted.
 pub fn summary(json: &str) -> Option<String> {
-    let report: CodeReport = serde_json::from_str(json).ok()?;
+    let report = parse(json)?;
     Some(match report.notes {
         Some(notes) => format!("{}\n\n{notes}", report.summary),
         None => report.summary,
@@ -114,10 +227,42 @@ mod tests {
             (b"{\"summary\": 7}", "expected a string at line 1 column 13"),
             (
                 b"{\"summary\": \"x\",\n \"verdict\": 1}",
-                "unknown field `verdict`, expected `summary` or `notes` at line 2",
+                "unknown field `verdict`, expected one of `summary`, `notes`, `issues`, `comments` at line 2",
             ),
             (b"{\"summary\": \" \\n\"}", "`summary` is blank"),
             (b"{\"summary\": \"x\"} trailing", "trailing characters"),
+            (
+                br#"{"summary": "x", "issues": {"title": "a"}}"#,
+                "expected a sequence",
+            ),
+            (
+                br#"{"summary": "x", "issues": [{"title": "a"}]}"#,
+                "missing field `body` at line 1 column 42",
+            ),
+            (
+                br#"{"summary": "x", "issues": [{"title": "a", "body": "b", "labels": ["priority/critical"]}]}"#,
+                "unknown field `labels`",
+            ),
+            (
+                br#"{"summary": "x", "issues": [{"title": "a", "body": "b"}, {"title": " ", "body": "b"}]}"#,
+                "`issues[1].title` is blank",
+            ),
+            (
+                br#"{"summary": "x", "issues": [{"title": "a\nb", "body": "b"}]}"#,
+                "`issues[0].title` holds the control character U+000A",
+            ),
+            (
+                br#"{"summary": "x", "issues": [{"title": "a", "body": "\u001b[31m"}]}"#,
+                "`issues[0].body` holds the control character U+001B",
+            ),
+            (
+                br#"{"summary": "x", "comments": ["fine", "\t\n"]}"#,
+                "`comments[1]` is blank",
+            ),
+            (
+                br#"{"summary": "x", "comments": "one"}"#,
+                "expected a sequence",
+            ),
             (b"\xff\xfe", "line 1"),
         ];
         for (text, expected) in table {
@@ -138,6 +283,43 @@ mod tests {
                 characters: SUMMARY_LIMIT + 1
             }
         );
+        let filed = |issues: usize, title: usize, text: usize, comments: usize| {
+            let draft = Draft {
+                title: "t".repeat(title),
+                body: "b".repeat(text),
+            };
+            let report = CodeReport {
+                summary: "x".to_owned(),
+                notes: None,
+                issues: vec![draft; issues],
+                comments: vec!["c".repeat(text); comments],
+            };
+            let text = serde_json::to_string(&report).unwrap();
+            let checked = validate(Role::Code, text.as_bytes());
+            assert!(checked.is_err() || parse(&checked.clone().unwrap()) == Some(report));
+            checked.map_err(|problem| problem.to_string())
+        };
+        filed(ISSUES_LIMIT, TITLE_LIMIT, 9, COMMENTS_LIMIT).unwrap();
+        filed(1, 1, TEXT_LIMIT, 4).unwrap();
+        for (bad, says) in [
+            (filed(11, 1, 1, 0), "`issues` has 11 entries; at most 10"),
+            (filed(0, 1, 1, 6), "`comments` has 6 entries; at most 5"),
+            (
+                filed(1, TITLE_LIMIT + 1, 1, 0),
+                "`issues[0].title` has 301 bytes; at most 300",
+            ),
+            (
+                filed(1, 1, TEXT_LIMIT + 1, 0),
+                "`issues[0].body` has 10241 bytes",
+            ),
+            (
+                filed(0, 1, TEXT_LIMIT + 1, 1),
+                "`comments[0]` has 10241 bytes",
+            ),
+        ] {
+            let said = bad.unwrap_err();
+            assert!(said.contains(says), "{said}");
+        }
         let huge = vec![b' '; REPORT_LIMIT + 1];
         assert_eq!(
             validate(Role::Code, &huge).unwrap_err(),

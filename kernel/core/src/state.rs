@@ -3,7 +3,7 @@
 use crate::{
     change::FileChange,
     ids::{IssueNo, PrNo, RunId},
-    model::{Comment, ConfigInForce, Effect, FORMAT, Issue, Job, Meta, Pr, Run},
+    model::{Comment, ConfigInForce, Drafts, Effect, FORMAT, Issue, Job, Meta, Pr, Run},
     schedule::Queue,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,6 +28,8 @@ pub struct State {
     pub runs: BTreeMap<RunId, Run>,
     /// Effects without a result.
     pub effects: BTreeMap<String, Effect>,
+    /// Issues that agents asked for and that wait for a day with room.
+    pub drafts: BTreeMap<RunId, Drafts>,
     /// The order in which jobs wait, derived from the above.
     pub queue: Queue,
 }
@@ -84,6 +86,8 @@ pub struct Delta {
     pub runs: BTreeMap<RunId, Put<Run>>,
     /// Effects.
     pub effects: BTreeMap<String, Put<Effect>>,
+    /// Drafts.
+    pub drafts: BTreeMap<RunId, Put<Drafts>>,
 }
 
 fn apply_puts<K: Ord, V>(map: &mut BTreeMap<K, V>, puts: BTreeMap<K, Put<V>>) {
@@ -122,6 +126,7 @@ impl State {
             jobs: BTreeMap::new(),
             runs: BTreeMap::new(),
             effects: BTreeMap::new(),
+            drafts: BTreeMap::new(),
             queue: Queue::default(),
         }
     }
@@ -150,6 +155,7 @@ impl State {
         apply_puts(&mut self.jobs, delta.jobs);
         apply_puts(&mut self.runs, delta.runs);
         apply_puts(&mut self.effects, delta.effects);
+        apply_puts(&mut self.drafts, delta.drafts);
         for number in touched {
             self.requeue(number);
         }
@@ -222,6 +228,10 @@ impl State {
                     let effect: Effect = parse(path, bytes)?;
                     state.effects.insert(effect.key.clone(), effect);
                 }
+                ["drafts", _] => {
+                    let drafts: Drafts = parse(path, bytes)?;
+                    state.drafts.insert(drafts.run, drafts);
+                }
                 _ => return Err(stray(path)),
             }
         }
@@ -246,6 +256,16 @@ impl Delta {
                 put,
                 format!("effects/{key}.yaml"),
                 format!("archive/effects/{key}.yaml"),
+                yaml,
+            );
+        }
+        for (run, put) in &self.drafts {
+            let name = format!("{run}.yaml");
+            entity(
+                &mut out,
+                put,
+                format!("drafts/{name}"),
+                archived("drafts", run.job.0, &name),
                 yaml,
             );
         }

@@ -14,6 +14,11 @@ pub fn one_line(text: &str) -> String {
     clean.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A title as it is compared with others: its letters in lower case, its words one space apart.
+pub fn folded(title: &str) -> String {
+    one_line(title).to_lowercase()
+}
+
 /// `<prefix>/<n>-<slug>`; the slug is `[a-z0-9-]`, at most 40 characters, and may be empty.
 pub fn branch_name(prefix: &str, issue: IssueNo, title: &str) -> String {
     let mut slug = String::new();

@@ -173,6 +173,8 @@ async fn reports_are_checked_before_they_are_taken() {
         "done",
         "{\"summary\": \"x\", \"verdict\": 1}",
         "{\"summary\": \" \"}",
+        r#"{"summary": "x", "issues": [{"title": "a\nb", "body": "c"}]}"#,
+        r#"{"summary": "x", "issues": [{"title": "a", "body": "b", "labels": []}]}"#,
     ] {
         let got = agent.post(wire::PATH_REPORT, bad).await;
         assert_eq!(got.status, StatusCode::UNPROCESSABLE_ENTITY, "{bad}");

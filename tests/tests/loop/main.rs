@@ -13,6 +13,7 @@ mod disk;
 mod documents;
 mod engine_restart;
 mod engines;
+mod filing;
 mod freeze;
 mod gates;
 mod happy;

@@ -268,12 +268,16 @@ fn list(factory: &Factory, all: bool, json: bool) -> Result<(), Failure> {
             [
                 issue.number.to_string(),
                 word(issue, state.jobs.get(&issue.number)),
+                issue.author.clone(),
                 issue.labels.join(","),
                 issue.title.clone(),
             ]
         })
         .collect();
-    views::print(&views::table(["#", "STATE", "LABELS", "TITLE"], &rows))?;
+    views::print(&views::table(
+        ["#", "STATE", "AUTHOR", "LABELS", "TITLE"],
+        &rows,
+    ))?;
     Ok(())
 }
 

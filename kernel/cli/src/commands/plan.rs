@@ -4,7 +4,7 @@ use crate::{
     clock,
     factory::Factory,
     failure::Failure,
-    views::{self, standing::StandingView},
+    views::{self, draft::DraftsView, standing::StandingView},
     wait::{self, Running},
 };
 use factory_core::{
@@ -31,6 +31,8 @@ struct PlanView {
     /// Thousandths of a processor core.
     milli_cpus: Share<u64>,
     budget: BudgetView,
+    /// Issues that agents asked for and that are not filed yet.
+    drafts: DraftsView,
     /// Every open issue, what begins first before the rest.
     issues: Vec<StandingView>,
 }
@@ -154,6 +156,7 @@ fn view(factory: &Factory, running: Option<Running>) -> PlanView {
             total: known(capacity.cpus.0),
         },
         budget: BudgetView::of(factory),
+        drafts: DraftsView::of(state, None, clock::now()),
         issues,
     }
 }
@@ -175,6 +178,7 @@ fn show(view: &PlanView) -> String {
     {
         out.push_str(&view.budget.show());
     }
+    out.push_str(&view.drafts.show());
     if view.frozen {
         out.push_str("All agents are stopped; `factory resume` lets them work again.\n");
     } else if !view.running {

@@ -8,6 +8,7 @@ use crate::{
     failure::Failure,
     views::{
         self, clean,
+        draft::DraftsView,
         issue::stage,
         line,
         pr::{evidence, word},
@@ -17,7 +18,7 @@ use crate::{
     wait,
 };
 use factory_core::{
-    config::{Gate, Slots},
+    config::Slots,
     container::ContainerSpec,
     event::Now,
     ids::{Epoch, IssueNo},
@@ -52,6 +53,8 @@ struct StatusView {
     /// What the kernel cannot do at the moment, and why; it tries again by itself.
     held_up: Vec<String>,
     waiting: WaitingView,
+    /// Issues that agents asked for and that are not filed yet.
+    drafts: DraftsView,
     /// Keys of effects without a result.
     effects: Vec<String>,
     /// Model calls of the live runs.
@@ -214,6 +217,7 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
             .map(|l| line(l))
             .collect(),
         waiting: waiting(factory),
+        drafts: DraftsView::of(state, None, now),
         effects: state.effects.keys().cloned().collect(),
         usage: UsageView::sum(state.runs.values()),
         disk: Disk::of(&factory.places),
@@ -276,11 +280,9 @@ fn last_word(job: &Job) -> Option<String> {
 
 fn waiting(factory: &Factory) -> WaitingView {
     let state = &factory.state;
-    let gate = state.config.config.gates.issues;
     let issues = state.issues.values().filter(|issue| {
         // What an automatic gate opens waits for nobody.
-        let label = issue.has_label(factory_core::model::REJECTED);
-        issue.state == IssueState::Proposed && (gate == Gate::Human || label)
+        issue.state == IssueState::Proposed && !state.approves_by_itself(issue)
     });
     let ready = state.prs.values().filter(|pr| {
         // One whose job needs a person is named there.
@@ -298,7 +300,7 @@ fn waiting(factory: &Factory) -> WaitingView {
             .map(|issue| Waiting {
                 number: issue.number.0,
                 title: line(&issue.title),
-                note: None,
+                note: issue.run.map(|run| format!("by {run}")),
                 commands: vec![format!("factory issue approve {}", issue.number)],
             })
             .collect(),
@@ -472,6 +474,9 @@ fn show(view: &StatusView) -> String {
         ),
         ("Jobs that you hold back:", &view.waiting.held),
     ];
+    if !view.drafts.waiting.is_empty() {
+        out.push_str(&format!("\n{}", view.drafts.show()));
+    }
     let nothing = groups.iter().all(|(_, group)| group.is_empty());
     for (heading, group) in groups {
         if group.is_empty() {

@@ -1,6 +1,6 @@
 //! Issues as they are shown.
 
-use super::{line, run, section, span, stamp};
+use super::{draft::DraftsView, line, run, section, span, stamp};
 use crate::{clock, factory::Factory, failure::Failure, views::archive};
 use factory_core::{
     event::Now,
@@ -28,6 +28,8 @@ pub struct IssueView {
     pub touches: Vec<String>,
     /// Who filed it.
     pub author: String,
+    /// The run whose agent filed it; only a person approves it then.
+    pub run: Option<String>,
     /// When it was filed, RFC 3339.
     pub created: String,
     /// Where its job stands: `queued`, `coding`, `publishing`, `check-due`,
@@ -40,6 +42,9 @@ pub struct IssueView {
     /// Oldest first; only in `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comments: Option<Vec<CommentView>>,
+    /// Issues that its runs asked for and that are not filed yet; only in `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drafts: Option<DraftsView>,
     /// The job that works on it, or the last one that did; only in `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<JobView>,
@@ -53,6 +58,8 @@ pub struct IssueView {
 pub struct CommentView {
     /// Who wrote it; `factory` for the kernel.
     pub author: String,
+    /// The run whose agent wrote it.
+    pub run: Option<String>,
     /// When, RFC 3339.
     pub at: String,
     /// Markdown.
@@ -87,6 +94,7 @@ pub struct Whole {
     /// True while the job works on it.
     live: bool,
     runs: Vec<Run>,
+    drafts: DraftsView,
 }
 
 impl Whole {
@@ -119,13 +127,15 @@ impl Whole {
                 None => archive::job(factory, number)?,
             },
             runs,
+            drafts: DraftsView::of(state, Some(number), clock::now()),
         }))
     }
 
     /// For programs.
-    pub fn detail(&self) -> IssueView {
+    pub fn detail(self) -> IssueView {
         let comments = self.comments.iter().map(|comment| CommentView {
             author: comment.author.clone(),
+            run: comment.run.map(|run| run.to_string()),
             at: stamp(comment.at),
             text: comment.text.clone(),
         });
@@ -141,6 +151,7 @@ impl Whole {
                 story: job.story.clone(),
             }),
             runs: Some(self.runs.iter().map(run::RunView::from).collect()),
+            drafts: Some(self.drafts),
             ..view(&self.issue, self.job.as_ref().filter(|_| self.live))
         }
     }
@@ -157,10 +168,12 @@ impl Whole {
         let mut field = |name: &str, value: &str| {
             out.push_str(&format!("{name:8} {}\n", line(value)));
         };
-        field(
-            "filed",
-            &format!("by {}, {}", issue.author, clock::show(issue.created)),
-        );
+        let of_agent = match issue.run {
+            Some(run) => format!(" (an agent, on issue {})", run.job),
+            None => String::new(),
+        };
+        let by = format!("by {}{of_agent}", issue.author);
+        field("filed", &format!("{by}, {}", clock::show(issue.created)));
         if !issue.labels.is_empty() {
             field("labels", &issue.labels.join(", "));
         }
@@ -199,6 +212,9 @@ impl Whole {
             })
             .collect();
         section(&mut out, "Runs:", &runs.join("\n"));
+        let why = self.drafts.why();
+        let heading = format!("Issues of its agents that are not filed yet ({why}):");
+        section(&mut out, &heading, &self.drafts.lines());
         for comment in &self.comments {
             let heading = format!(
                 "Comment by {}, {}:",
@@ -230,11 +246,13 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         depends_on: issue.depends_on.iter().map(|on| on.0).collect(),
         touches: issue.touches.clone(),
         author: issue.author.clone(),
+        run: issue.run.map(|run| run.to_string()),
         created: stamp(issue.created),
         stage: job.map(|job| stage(&job.stage).0),
         pr: pr.or(job.and_then(|job| job.pr)).map(|pr| pr.0),
         body: issue.body.clone(),
         comments: None,
+        drafts: None,
         job: None,
         runs: None,
     }

@@ -8,7 +8,8 @@ use factory_core::{
     exit::ExitClass,
     inbox::EngineExit,
     model::{Purpose, Run, RunState},
-    report, text,
+    report::{self, Draft},
+    text,
 };
 use serde::Serialize;
 
@@ -61,6 +62,10 @@ pub struct RunView {
     pub usage: UsageView,
     /// What it said of its work.
     pub summary: Option<String>,
+    /// Issues that it asked for.
+    pub issues: Vec<Draft>,
+    /// What it wrote on its own issue.
+    pub comments: Vec<String>,
     /// How its engine, or its last check command, ended.
     pub exit: Option<String>,
     /// The last it wrote to standard output.
@@ -139,6 +144,9 @@ impl From<&Run> for RunView {
             Purpose::Code => Some(run.engine.as_str()),
         };
         let end = run.end.as_ref();
+        let report = run.report.as_deref();
+        let filed = report.and_then(report::parse);
+        let (issues, comments) = filed.map_or_else(Default::default, |r| (r.issues, r.comments));
         Self {
             run: run.id.to_string(),
             issue: run.id.job.0,
@@ -160,7 +168,9 @@ impl From<&Run> for RunView {
             branch: run.grant.branch.clone(),
             pushed: run.pushed.as_ref().map(ToString::to_string),
             usage: UsageView::sum(std::iter::once(run)),
-            summary: run.report.as_deref().and_then(report::summary),
+            summary: report.and_then(report::summary),
+            issues,
+            comments,
             exit: end.map(|end| exit(&end.exit)),
             last_output: end.map(|end| end.last_output.clone()),
             stderr: end.map(|end| end.stderr_tail.clone()),
@@ -252,6 +262,13 @@ pub fn show(run: &Run, now: Now) -> String {
     for (heading, words) in sections {
         let words = words.unwrap_or_default();
         section(&mut out, heading, &text::trimmed(&words, OUTPUT_LIMIT));
+    }
+    for draft in &view.issues {
+        let heading = format!("It asked for the issue “{}”:", line(&draft.title));
+        section(&mut out, &heading, &draft.body);
+    }
+    for comment in &view.comments {
+        section(&mut out, "It wrote on its issue:", comment);
     }
     out.push_str(&format!(
         "\n`factory run logs {}` shows what it said and did\n",

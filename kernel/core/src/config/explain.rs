@@ -5,7 +5,7 @@ use super::ConfigError;
 use serde_saphyr::Error;
 
 /// An example of `types`.
-const TYPES: &str = "for example `types: {worker: {min: 1, max: 6, per_day: {pull_requests: 20}}, sensor: {max: 2}}`";
+const TYPES: &str = "for example `types: {worker: {min: 1, max: 6, per_day: {pull_requests: 20, issues: 10}}, sensor: {max: 2}}`";
 
 /// Most characters of a value that are shown.
 const SHOWN: usize = 60;
@@ -224,7 +224,8 @@ fn shape(key: &str, in_types: bool) -> Option<&'static str> {
         "slots" => "a number from 1 to 1000, or `auto`",
         "types" | "worker" | "sensor" | "adversary" => TYPES,
         "per_day" if in_types => TYPES,
-        "min" | "max" | "pull_requests" => "a whole number, 0 or more",
+        "min" | "max" | "pull_requests" | "comments" => "a whole number, 0 or more",
+        "issues" if in_types => "a whole number, 0 or more",
         "forge" => "`forge: local`",
         "engine" => {
             "`engine: claude`, `codex` or `mini`, or a command of your own: `engine: {command: [\"sh\", \"./agent.sh\"]}`"

@@ -44,6 +44,23 @@ fn the_documented_shapes_parse() {
 }
 
 #[test]
+fn what_agents_file_in_a_day_is_limited_also_where_nobody_says_how() {
+    let per_day = |text: &str| {
+        let config = Config::parse(text).unwrap();
+        let again = serde_saphyr::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&again).unwrap(), config, "{again}");
+        let PerDay {
+            issues, comments, ..
+        } = config.types.worker.per_day;
+        (issues, comments)
+    };
+    assert_eq!(per_day(""), (20, 50));
+    assert_eq!(per_day("types: {worker: {per_day: {issues: 0}}}"), (0, 50));
+    let both = "types: {worker: {per_day: {issues: 1000, comments: 0}}}";
+    assert_eq!(per_day(both), (1000, 0));
+}
+
+#[test]
 fn a_budget_in_tokens_needs_no_price() {
     for text in [
         "engine: codex\nmodel: house-model\n",
@@ -254,6 +271,42 @@ fn errors_name_line_and_next_step() {
             1,
             "`5` is not a value of `per_day`",
             "for example `budget: {",
+        ),
+        (
+            "types: {worker: {per_day: {issues: -1}}}\n",
+            1,
+            "`-1` is not a value of `issues`",
+            "a whole number, 0 or more",
+        ),
+        (
+            "slots: 2\ntypes:\n  worker:\n    per_day:\n      comments: 1.5\n",
+            5,
+            "`1.5` is not a value of `comments`",
+            "a whole number, 0 or more",
+        ),
+        (
+            "types: {worker: {per_day: {comments: 99999999999}}}\n",
+            1,
+            "`99999999999` is not a value of `comments`",
+            "a whole number",
+        ),
+        (
+            "slots: 2\ntypes:\n  worker: {per_day: {issues: 1001}}\n",
+            3,
+            "types.worker.per_day.issues is 1001",
+            "at most 1000",
+        ),
+        (
+            "types: {worker: {per_day: {isues: 1}}}\n",
+            1,
+            "unknown key `isues`",
+            "did you mean `issues`?",
+        ),
+        (
+            "gates: {issues: [1]}\n",
+            1,
+            "`[1]` is not a value of `issues`",
+            "`human` or `auto`",
         ),
         (
             "types: {sensor: {per_day: {pull_requests: 1}}}\n",

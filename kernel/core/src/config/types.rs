@@ -82,12 +82,29 @@ pub struct Worker {
 }
 
 /// What workers may do outside in a day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerDay {
     /// Pull requests that they open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull_requests: Option<u32>,
+    /// Issues that they file; what is beyond it waits for the next day.
+    pub issues: u32,
+    /// Comments that they write.
+    pub comments: u32,
+}
+
+/// The most issues or comments a day that can be written.
+const MOST_PER_DAY: u32 = 1000;
+
+impl Default for PerDay {
+    fn default() -> Self {
+        Self {
+            pull_requests: None,
+            issues: 20,
+            comments: 50,
+        }
+    }
 }
 
 impl Types {
@@ -145,6 +162,17 @@ pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
             AgentType::Worker.as_str(),
             format!("types.worker.{name} is 0: nothing could be worked on"),
             "write 1 or more; `factory job hold` keeps single issues back".to_owned(),
+        ));
+    }
+    let PerDay {
+        issues, comments, ..
+    } = types.worker.per_day;
+    let mut filed = [("issues", issues), ("comments", comments)].into_iter();
+    if let Some((name, n)) = filed.find(|(_, n)| *n > MOST_PER_DAY) {
+        return Some((
+            AgentType::Worker.as_str(),
+            format!("types.worker.per_day.{name} is {n}"),
+            format!("write at most {MOST_PER_DAY}: people read them"),
         ));
     }
     let reserved = types.reserved();

@@ -14,6 +14,7 @@ mod touch;
 
 pub use dependency::written_dependencies;
 pub use priority::{PREFIX, Priority};
+pub use purse::Left;
 pub use queue::Queue;
 pub use standing::{Standing, Wait, explain};
 pub use touch::{MAY_OVERLAP, written_touches};

@@ -47,6 +47,15 @@ impl Purse {
     }
 }
 
+/// What agents may still file in a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Issues.
+    pub issues: u64,
+    /// Comments.
+    pub comments: u64,
+}
+
 impl State {
     /// What the next code run of a job may use.
     pub(crate) fn left_for(&self, job: &Job, now: Now) -> Limit {
@@ -112,6 +121,27 @@ impl State {
         let opened = self.meta.today.unwrap_or_default().on(now.0).pull_requests;
         let taken = opened.saturating_add(self.queue.unproposed());
         Some(limit.saturating_sub(taken))
+    }
+
+    /// What agents may still file on the day of `now`.
+    pub fn left_to_file(&self, now: Now) -> Left {
+        let today = self.meta.today.unwrap_or_default().on(now.0);
+        let per_day = &self.config.config.types.worker.per_day;
+        Left {
+            issues: u64::from(per_day.issues).saturating_sub(today.issues),
+            comments: u64::from(per_day.comments).saturating_sub(today.comments),
+        }
+    }
+
+    /// True where drafts can be filed now.
+    pub(crate) fn drafts_are_due(&self, now: Now) -> bool {
+        !self.drafts.is_empty() && self.left_to_file(now).issues > 0
+    }
+
+    /// True where drafts wait for the next day.
+    pub(crate) fn drafts_wait(&self, now: Now) -> bool {
+        let may_be_filed = self.config.config.types.worker.per_day.issues > 0;
+        !self.drafts.is_empty() && may_be_filed && !self.drafts_are_due(now)
     }
 
     /// True where no model is called any more before midnight.

@@ -208,9 +208,11 @@ fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
 }
 
 impl State {
-    /// True where the gate from issue to job opens by itself.
+    /// True where the gate from issue to job opens by itself. What an agent filed needs a
+    /// person: or else agents would give each other work without end.
     pub fn approves_by_itself(&self, issue: &Issue) -> bool {
-        self.config.config.gates.issues == Gate::Auto && !issue.has_label(REJECTED)
+        let may_be = issue.run.is_none() && !issue.has_label(REJECTED);
+        may_be && self.config.config.gates.issues == Gate::Auto
     }
 }
 

@@ -5,13 +5,11 @@ use crate::{
     budget::Spent,
     event::{Command, Refusal},
     ids::{IssueNo, PrNo},
-    model::{Issue, IssueState, NEEDS_HUMAN, PrState, REJECTED, Stage},
+    model::{Issue, IssueState, NEEDS_HUMAN, PrState, REJECTED, Stage, TITLE_LIMIT},
     schedule::{written_dependencies, written_touches},
     text,
 };
 
-/// Longest title that is kept, in bytes.
-const TITLE_LIMIT: usize = 300;
 /// Longest body or comment that is kept, in bytes.
 const TEXT_LIMIT: usize = 64 << 10;
 
@@ -79,9 +77,7 @@ fn new_issue(
         });
     }
     let now = tx.now.0;
-    let meta = tx.meta();
-    meta.last_issue += 1;
-    let number = IssueNo(meta.last_issue);
+    let number = tx.next_issue();
     let note = format!("issue {number}: filed by {by}: {title}");
     let mut issue = Issue {
         number,
@@ -89,6 +85,7 @@ fn new_issue(
         state: IssueState::Proposed,
         labels: Vec::new(),
         author: by.to_owned(),
+        run: None,
         created: now,
         comments: 0,
         runs: 0,

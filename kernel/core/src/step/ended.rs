@@ -1,6 +1,6 @@
 //! Ends of runs: which class they are of, and what follows.
 
-use super::{job, merge, tx::Tx};
+use super::{job, merge, reported, tx::Tx};
 use crate::{
     breaker::{Breaker, Part},
     engine::{self, Verdict},
@@ -14,7 +14,7 @@ use crate::{
         Stage,
     },
     quantity::Bytes,
-    report, text,
+    text,
 };
 
 /// Longest output that is handed to the next run or shown in a story, in bytes.
@@ -342,29 +342,15 @@ fn publish(tx: &mut Tx<'_>, mut job: Job, run: &Run, commit: Oid, then: Next) ->
     "publishing".to_owned()
 }
 
-/// The pull request's text: the run's summary, and what was wrong with its report.
-fn summarise(job: &mut Job, run: &Run, end: &RunEnd) {
-    if let Some(summary) = run.report.as_deref().and_then(report::summary) {
-        job.summary = Some(summary);
-    }
-    if let Some(problem) = &end.report_problem {
-        let note = format!(
-            "The report of {} could not be read: {}",
-            run.id,
-            text::one_line(problem)
-        );
-        job.summary = Some(match job.summary.take() {
-            Some(summary) => format!("{summary}\n\n{note}"),
-            None => note,
-        });
-    }
-}
-
 fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<String, Refusal> {
     let id = run.id;
     job.rounds += 1;
     job.feedback = None;
-    summarise(&mut job, &run, end);
+    reported::summarise(&mut job, &run, end);
+    let filed = match finished(&run) {
+        true => reported::file(tx, &mut job, &run)?,
+        false => String::new(),
+    };
     let pushed = pushed_by(&run);
     let (class, outcome, to) = match (engine::verdict(&run, end), pushed) {
         (Verdict::Finished, Some(commit)) => {
@@ -433,7 +419,10 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
     };
     judge(tx, &run, class, &outcome);
     tx.end_run(run, class, outcome);
-    Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
+    Ok(format!(
+        "job {}: coding -> {to} ({id}, {class}){filed}",
+        id.job
+    ))
 }
 
 /// What the end of a code run says of the parts that others need as well.

@@ -6,6 +6,7 @@ mod job;
 mod merge;
 mod moved;
 mod queue;
+mod reported;
 mod run;
 mod tx;
 
@@ -92,6 +93,7 @@ pub fn step(state: &State, event: Event, now: Now) -> Result<Step, Refusal> {
         Event::EndOrdered { how } => run::end_ordered(&mut tx, how)?,
         Event::RunCollected { run } => run::collected(&mut tx, run)?,
         Event::EffectDone { key, result } => merge::effect_done(&mut tx, &key, result)?,
+        Event::DraftsDue => reported::due(&mut tx)?,
         Event::MergeMade { pr, target, result } => merge::merge_made(&mut tx, pr, target, result)?,
         Event::MergeFailed { pr, why } => merge::merge_failed(&mut tx, pr, why)?,
     };

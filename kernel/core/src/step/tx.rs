@@ -8,10 +8,12 @@ use crate::{
     exit::ExitClass,
     ids::{IssueNo, PrNo, RunId},
     model::{
-        Comment, ConfigInForce, Effect, EffectKind, Issue, Job, Meta, Pr, Purpose, Run, RunState,
-        Stage,
+        Comment, ConfigInForce, Drafts, Effect, EffectKind, Issue, Job, Meta, Pr, Purpose, Run,
+        RunState, Stage,
     },
+    schedule::Left,
     state::{Delta, Put, State},
+    text,
 };
 use std::collections::BTreeMap;
 
@@ -106,16 +108,39 @@ impl<'a> Tx<'a> {
         self.delta.issues.insert(number, Put::Archived(issue));
     }
 
+    /// The number of a new issue.
+    pub(super) fn next_issue(&mut self) -> IssueNo {
+        let meta = self.meta();
+        meta.last_issue += 1;
+        IssueNo(meta.last_issue)
+    }
+
     pub(super) fn comment(
         &mut self,
         issue: IssueNo,
         author: &str,
         text: String,
     ) -> Result<(), Refusal> {
+        self.add_comment(issue, author.to_owned(), None, text)
+    }
+
+    /// A comment of an agent on its own issue.
+    pub(super) fn comment_of_run(&mut self, run: RunId, text: String) -> Result<(), Refusal> {
+        self.add_comment(run.job, run.to_string(), Some(run), text)
+    }
+
+    fn add_comment(
+        &mut self,
+        issue: IssueNo,
+        author: String,
+        run: Option<RunId>,
+        text: String,
+    ) -> Result<(), Refusal> {
         let mut issue = self.issue(issue)?;
         issue.comments += 1;
         let comment = Comment {
-            author: author.to_owned(),
+            author,
+            run,
             at: self.now.0,
             text,
         };
@@ -214,6 +239,31 @@ impl<'a> Tx<'a> {
     /// True where a run may begin that was planned before.
     pub(super) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32) -> bool {
         self.base.admits(job, purpose, slot, self.now)
+    }
+
+    /// Issues and comments of agents that the day of this step has room for.
+    pub(super) fn left_to_file(&self) -> Left {
+        self.base.left_to_file(self.now)
+    }
+
+    /// Titles of open issues, as they are compared.
+    pub(super) fn titles(&self) -> BTreeMap<String, IssueNo> {
+        let titled = |issue: &Issue| (text::folded(&issue.title), issue.number);
+        self.base.issues.values().map(titled).collect()
+    }
+
+    /// Drafts that wait, as the state has them.
+    pub(super) fn drafts(&self) -> impl Iterator<Item = &'a Drafts> {
+        self.base.drafts.values()
+    }
+
+    pub(super) fn put_drafts(&mut self, drafts: Drafts) {
+        let run = drafts.run;
+        let put = match drafts.issues.is_empty() {
+            true => Put::Gone,
+            false => Put::Live(drafts),
+        };
+        self.delta.drafts.insert(run, put);
     }
 
     pub(super) fn effect(&self, key: &str) -> Result<Effect, Refusal> {

@@ -2,6 +2,7 @@
 //! dies with it: the next one has the files and what it sees.
 
 use crate::{
+    filing,
     given::{config, file},
     world::World,
 };
@@ -66,7 +67,10 @@ fn comes_once(event: &Event) -> bool {
 
 impl Kernel {
     fn new(seed: u64, issues: usize) -> Self {
-        let mut world = World::new(seed, true, config(true));
+        let mut config = config(true);
+        config.types.worker.per_day.issues = 2;
+        let mut world = World::new(seed, true, config);
+        world.reports = filing::random;
         for n in 0..issues {
             file(&mut world, &format!("Issue number {n}"));
         }

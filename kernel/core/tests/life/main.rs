@@ -7,9 +7,11 @@
     reason = "a test ends at what it did not expect, its helpers too"
 )]
 
+mod agent;
 mod breaker;
 mod budget;
 mod crash;
+mod filing;
 mod given;
 mod moved;
 mod queue;

@@ -1,13 +1,15 @@
 //! A small world outside the state: containers, inboxes, branches. What happens
 //! in it stays when the kernel dies; what the kernel knew of it does not.
 
-use crate::given::{Dice, engine, oid};
+use crate::{
+    filing::Filed,
+    given::{Dice, engine, oid},
+};
 use factory_core::{
     config::Config,
     event::{EffectResult, Event, GrantFacts, MergeResult, Now},
-    grant::Role,
     ids::{IssueNo, Oid, PrNo, RunId},
-    inbox::{EngineExit, InboxEntry, RunEnd, Usage},
+    inbox::InboxEntry,
     model::{
         ContainerExit, EffectKind, IssueState, KernelId, Pr, PrState, Purpose, RunState, Stage,
     },
@@ -49,6 +51,9 @@ pub struct World {
     merges: BTreeMap<(PrNo, Oid, Oid, i64), (Oid, bool)>,
     /// Every run that was ever granted.
     granted: BTreeSet<RunId>,
+    /// What agents report, one after the other.
+    pub reports: fn(RunId, &mut Dice) -> Vec<String>,
+    pub filed: Filed,
 }
 
 impl World {
@@ -73,6 +78,8 @@ impl World {
             changed: BTreeSet::new(),
             merges: BTreeMap::new(),
             granted: BTreeSet::new(),
+            reports: |_, _| Vec::new(),
+            filed: Filed::default(),
         };
         for change in world.state.initial_files() {
             world.files.insert(change.path, change.content.unwrap());
@@ -119,6 +126,7 @@ impl World {
         same(&written.jobs, &meant.jobs);
         same(&written.runs, &meant.runs);
         same(&written.effects, &meant.effects);
+        same(&written.drafts, &meant.drafts);
     }
 
     /// A kernel takes the state from its files and adopts what lives.
@@ -177,6 +185,7 @@ impl World {
         }
         assert!(!step.note.contains('\n') && step.message().contains("\n\nFactory-Step: "));
         self.record(&step);
+        self.filed.take(&self.state, &step.delta, now);
         for (id, put) in &step.delta.runs {
             if matches!(put, Put::Live(run) if matches!(event, Event::RunGranted { .. }) && run.id == *id)
             {
@@ -281,55 +290,6 @@ impl World {
                 assert!(!self.journal(event(again)), "an inbox was taken twice");
             }
         }
-    }
-
-    /// The agent in the container does its work at once.
-    pub fn live(&mut self, id: RunId) {
-        let run = self.state.runs[&id].clone();
-        let luck = if self.trouble { self.dice.roll(10) } else { 9 };
-        let refused = self.trouble && luck == 5;
-        let end = |world: &mut Self, exit| {
-            let end = RunEnd {
-                exit,
-                last_output: "words: #\n---\n".into(),
-                stderr_tail: String::new(),
-                report_problem: None,
-                push_problem: refused.then(|| "not a fast-forward".into()),
-            };
-            world.push_inbox(id, InboxEntry::End(end));
-        };
-        let code = match (run.grant.role, luck) {
-            (_, 0) => 137,
-            (Role::Code, 1) => {
-                end(self, EngineExit::Code(0));
-                0
-            }
-            (Role::Code, luck) => {
-                let (saved, new) = (self.oid(), self.oid());
-                self.push_inbox(id, InboxEntry::Checkpoint { commit: saved });
-                let old = run.grant.start.clone();
-                self.push_inbox(id, InboxEntry::Push { old, new });
-                self.push_inbox(
-                    id,
-                    InboxEntry::Usage(Usage {
-                        status: 200,
-                        ..Usage::default()
-                    }),
-                );
-                // Dead before its last word.
-                let dies = luck == 4 && self.dice.roll(2) == 0;
-                if !dies {
-                    end(self, EngineExit::Code(i32::from(luck == 2)));
-                }
-                if dies { 137 } else { 0 }
-            }
-            (Role::Check, luck) => {
-                end(self, EngineExit::Code(0));
-                if luck == 3 { 1 } else { 0 }
-            }
-        };
-        self.containers
-            .insert(id, Seen::Exited(ContainerExit { code, oom: false }));
     }
 
     /// Performs one action; a crash may cut it short before its journal entry.
@@ -571,6 +531,7 @@ impl World {
     pub fn assert_told(&self) {
         for issue in self.state.issues.values() {
             let waits = issue.has_label("needs-human") || issue.has_label("rejected");
+            let waits = waits || issue.run.is_some() && issue.state == IssueState::Proposed;
             let barred = self.state.queue.bar(issue.number).is_some();
             let noted = |pr: &Pr| pr.issue == issue.number && pr.note.is_some();
             let told = waits || barred || self.state.prs.values().any(noted);
