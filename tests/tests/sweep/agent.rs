@@ -198,8 +198,14 @@ impl Agent {
         let commit = self.commit(&start);
         let to = format!("{commit}:refs/heads/{branch}");
         self.git(&["push", "--quiet", &self.url(), &to]).await;
-        self.ask("POST", PATH_REPORT, r#"{"summary":"It is written."}"#)
-            .await;
+        let report = match self.issue() {
+            // Each of its runs notices the same, which is filed once.
+            1 => {
+                r#"{"summary":"It is written.","issues":[{"title":"Noticed","body":"Beside it."}],"comments":["As asked."]}"#
+            }
+            _ => r#"{"summary":"It is written."}"#,
+        };
+        self.ask("POST", PATH_REPORT, report).await;
         Ok(())
     }
 
