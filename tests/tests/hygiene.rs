@@ -90,6 +90,34 @@ fn core_does_no_io() {
     assert!(found.is_empty(), "core is pure: {found:#?}");
 }
 
+#[test]
+fn people_are_written_to_in_one_place() {
+    let mut found = Vec::new();
+    for (name, text) in tracked() {
+        let ours = [
+            "kernel/cli/src/",
+            "kernel/gateway/src/",
+            "kernel/runtime/src/",
+        ];
+        if !ours.iter().any(|folder| name.starts_with(folder))
+            || name == "kernel/cli/src/views/out.rs"
+        {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap();
+            let writes = ["print!", "println!", "dbg!", "io::stdout", "io::stderr"];
+            if writes.iter().any(|word| code.contains(word)) {
+                found.push(format!("{name}:{}: {}", number + 1, code.trim()));
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "nothing foreign may reach a terminal as it is: go through views: {found:#?}"
+    );
+}
+
 /// Names of the crates that `package` needs to be built for use, at any depth.
 fn needs(metadata: &Value, package: &str) -> BTreeSet<String> {
     let nodes: BTreeMap<&str, &Value> = metadata["resolve"]["nodes"]

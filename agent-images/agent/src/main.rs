@@ -28,6 +28,7 @@ use door::{Door, HOLD, HelloError};
 use events::Events;
 use factory_core::{
     inbox::{EngineExit, RunEnd},
+    text,
     wire::{PATH_END, PROTOCOL, RunFile, RunTask},
 };
 use hyper::{Method, StatusCode};
@@ -53,6 +54,7 @@ const CHECK_END_LIMIT: Duration = Duration::from_secs(60);
 fn log(line: fmt::Arguments<'_>) {
     let mut out = io::stderr().lock();
     // There is no other place to say that this place is gone.
+    let line = text::shown(&line.to_string());
     if writeln!(out, "factory-agent: {line}").is_err() {}
 }
 

@@ -133,7 +133,7 @@ impl Failure {
 
     /// Prints it and gives its exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("error: {self}");
+        crate::views::aside(&format!("error: {self}"));
         ExitCode::from(self.class.code())
     }
 }

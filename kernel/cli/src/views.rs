@@ -1,106 +1,27 @@
-//! What reaches a person or a program: cleaned text, tables, times, JSON.
+//! What reaches a person or a program: shown text, tables, times, JSON.
 //!
-//! Titles, bodies and the output of agents come from outside. Nothing of them
-//! that a terminal would act on is ever written: text goes through [`print`],
-//! JSON through [`print_json`] and [`print_raw_json`].
+//! Titles, bodies and the output of agents come from outside. All of it goes out through
+//! [`out`], which shows what is hidden in it.
 
 pub mod archive;
 pub mod draft;
 pub mod issue;
+mod out;
 pub mod pr;
 pub mod run;
 pub mod standing;
 pub mod transcript;
 
-use crate::failure::{Class, Failure};
+pub use out::{
+    Drawn, Reader, Traced, aside, ask, hint, print, print_json, print_patch, print_raw_json, told,
+};
+
 use factory_core::text;
 use jiff::Timestamp;
-use serde::Serialize;
-use std::io::{ErrorKind, Write as _};
 
-/// Whether anybody still reads our standard output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    /// It was written.
-    There,
-    /// The reader went away (`| head`): nothing more needs to be written.
-    Gone,
-}
-
-/// True for what a terminal acts on instead of showing it: control characters,
-/// and those that turn the direction of text around.
-fn acts(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// The text without anything that a terminal would act on, except line feeds and tabs.
-pub fn clean(text: &str) -> String {
-    text.chars()
-        .filter(|c| matches!(c, '\n' | '\t') || !acts(*c))
-        .collect()
-}
-
-/// The same, on one line.
+/// A text on one line, with all that is hidden shown.
 pub fn line(text: &str) -> String {
-    clean(&text::one_line(text))
-}
-
-/// Writes text for people to standard output, cleaned.
-pub fn print(text: &str) -> Result<Reader, Failure> {
-    write(clean(text).as_bytes())
-}
-
-/// Writes a value as JSON to standard output.
-pub fn print_json<T: Serialize>(value: &T) -> Result<Reader, Failure> {
-    let json = serde_json::to_string_pretty(value).map_err(|e| Failure::of(Class::Internal, e))?;
-    print_raw_json(&format!("{json}\n"))
-}
-
-/// Writes JSON text to standard output. Characters that a terminal acts on can
-/// only be inside of strings, where an escape means the same.
-pub fn print_raw_json(json: &str) -> Result<Reader, Failure> {
-    write(escaped(json).as_bytes())
-}
-
-fn escaped(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if acts(c) && !matches!(c, '\n' | '\r' | '\t') {
-            out.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-/// Writes bytes to standard output as they are: only where no terminal reads them.
-pub fn write(bytes: &[u8]) -> Result<Reader, Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Reader::There),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(Failure::new(
-            Class::Output,
-            format!("standard output cannot be written: {error}"),
-        )
-        .help("give it room, or another place to go")),
-    }
-}
-
-/// Says what a command did. Whoever cannot be told must not take it for undone.
-pub fn told(done: &str) -> Result<(), Failure> {
-    let first = done.lines().next().unwrap_or_default();
-    match print(done) {
-        Ok(_) => Ok(()),
-        Err(failure) => Err(failure.help(format!("do not repeat it, it is done: {}", line(first)))),
-    }
-}
-
-/// A line beside the data, on standard error: progress, or why there is no data.
-pub fn hint(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stderr(), "{}", line(text))?;
-    Ok(())
+    text::one_line(text)
 }
 
 /// Rows under a heading, in columns as wide as they need to be; each cell on one line.
@@ -169,16 +90,6 @@ pub fn count(n: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_that_a_terminal_acts_on_is_left() {
-        let hostile = "a\u{1b}]0;title\u{7}b\u{9b}31m\rc\u{202e}d\tÄ\n";
-        assert_eq!(clean(hostile), "a]0;titleb31mcd\tÄ\n");
-        let json = serde_json::to_string(hostile).unwrap();
-        let shown = escaped(&json);
-        assert!(!shown.chars().any(acts), "{shown}");
-        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), hostile);
-    }
 
     #[test]
     fn tables_line_up_and_have_no_trailing_space() {

@@ -1,17 +1,20 @@
-//! Small text functions: slugs, single lines, trimming.
+//! Small text functions: slugs, single lines, trimming; and what becomes of text that
+//! somebody else wrote before a person, a terminal or a model gets it.
+
+mod data;
+mod show;
+
+pub use data::{fenced, without_comments};
+pub use show::{is_hidden, shown};
 
 use crate::ids::IssueNo;
 
 /// Longest slug in a branch name, in characters.
 const SLUG_LIMIT: usize = 40;
 
-/// Collapses white space and drops control characters, so that a text fits one line of a log.
+/// Collapses white space and shows what is hidden, so that a text fits one line of a log.
 pub fn one_line(text: &str) -> String {
-    let clean: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    clean.split_whitespace().collect::<Vec<_>>().join(" ")
+    shown(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// A title as it is compared with others: its letters in lower case, its words one space apart.
@@ -94,6 +97,6 @@ mod tests {
             "{short}"
         );
         assert_eq!(trimmed("short", 100), "short");
-        assert_eq!(one_line("a\u{1b}[31m\n  b"), "a [31m b");
+        assert_eq!(one_line("a\u{1b}[31m\n  b"), "a\\u{1b}[31m b");
     }
 }

@@ -143,10 +143,10 @@ The first time, the image that agents run in has to be built.",
                 return Ok(INTERRUPTED);
             }
             if code != 0 {
-                eprintln!(
+                views::aside(&format!(
                     "\nThe demonstration ends here: `factory {}` ended with exit code {code}.",
                     args[0]
-                );
+                ));
                 return Ok(code);
             }
         }
@@ -249,7 +249,7 @@ fn shown(args: &[&str]) -> String {
 
 /// A paragraph on standard output.
 fn say(text: &str) -> Result<(), Failure> {
-    views::write(format!("{text}\n").as_bytes()).map(drop)
+    views::print(&format!("{text}\n")).map(drop)
 }
 
 /// The scripted model on a thread of its own; ends with this value.

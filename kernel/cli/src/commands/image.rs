@@ -96,12 +96,12 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     if options.config.is_none() {
         let tip = factory.tip_of(target)?;
         if let Some(note) = config_note(&factory.places, &factory.user, &tip, target)? {
-            eprintln!("note: {note}");
+            views::hint(&format!("note: {note}"))?;
         }
         if commit.is_none()
             && let Some(note) = keys::engine_note(&config.engine)
         {
-            eprintln!("note: {note}");
+            views::hint(&format!("note: {note}"))?;
         }
     }
     // Settling a pull request makes no work branch.
@@ -320,12 +320,12 @@ pub async fn build(
         return Ok(Some(id));
     }
     if record.holds(&newest) {
-        eprintln!(
+        views::hint(&format!(
             "note: {newest} was here and is gone (`docker image prune -a`?), so it is built again"
-        );
+        ))?;
     }
     for note in &wanted.base.notes {
-        eprintln!("note: {note}");
+        views::hint(&format!("note: {note}"))?;
     }
     let network =
         HostNetwork::from_vars(std::env::vars_os().filter_map(|(name, value)| {
@@ -340,7 +340,7 @@ pub async fn build(
             Ok(Some(id))
         }
         Err(Unbuilt::Image(ImageError::Cancelled)) => {
-            eprintln!("factory: the image is not finished; its finished layers are kept");
+            views::aside("factory: the image is not finished; its finished layers are kept");
             Ok(None)
         }
         Err(Unbuilt::Image(error)) => Err(error.into()),

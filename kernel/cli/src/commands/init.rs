@@ -347,7 +347,10 @@ impl Made {
                 "--",
             ])
         {
-            eprintln!("factory: the new files are still staged: {}", said(&error));
+            views::aside(&format!(
+                "factory: the new files are still staged: {}",
+                said(&error)
+            ));
         }
         let files = self.files.iter().map(|path| {
             let path = self.top.join(path);
@@ -359,7 +362,10 @@ impl Made {
             .map(|dir| (fs::remove_dir(dir), dir.clone()));
         for (removed, path) in files.chain(dirs) {
             if let Err(error) = removed {
-                eprintln!("factory: cannot remove {}: {error}", path.display());
+                views::aside(&format!(
+                    "factory: cannot remove {}: {error}",
+                    path.display()
+                ));
             }
         }
     }

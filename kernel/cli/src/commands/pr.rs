@@ -6,7 +6,7 @@ use crate::{
     factory::Factory,
     failure::{Class, Failure, INTERRUPTED},
     views::{
-        self, archive, clean, line,
+        self, archive, line,
         pr::{PrView, evidence, show, word},
     },
     wait::{self, Next},
@@ -17,7 +17,7 @@ use factory_core::{
     model::{Pr, PrState},
 };
 use factory_ledger::git::{Git, GitError};
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 /// Does what is asked for.
 pub fn run(factory: &mut Factory, command: Prs) -> Result<ExitCode, Failure> {
@@ -123,13 +123,8 @@ fn diff(factory: &Factory, number: PrNo) -> Result<(), Failure> {
         | PrState::Closed { .. } => factory.target_tip()?.to_string(),
     };
     let patch = patch(factory, &base, &pr.head)?;
-    if std::io::stdout().is_terminal() {
-        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        views::write(shown(&String::from_utf8_lossy(&patch), colour).as_bytes())?;
-    } else {
-        // For `git apply` every byte counts, and no terminal reads it.
-        views::write(&patch)?;
-    }
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    views::print_patch(&patch, |patch| coloured(patch, colour))?;
     Ok(())
 }
 
@@ -171,9 +166,8 @@ fn patch(factory: &Factory, base: &str, head: &Oid) -> Result<Vec<u8>, Failure> 
     )))
 }
 
-/// A patch for a terminal: cleaned first, coloured then.
-fn shown(patch: &str, colour: bool) -> String {
-    let patch = clean(patch);
+/// A patch for a terminal, in colours where they are wanted.
+fn coloured(patch: String, colour: bool) -> String {
     if !colour {
         return patch;
     }
@@ -313,7 +307,7 @@ fn outcome(factory: &Factory, number: PrNo) -> Result<ExitCode, Failure> {
         PrState::Ready => Err(match &pr.note {
             Some(note) => refused(format!(
                 "pull request {number} was not merged: {}",
-                clean(note).trim()
+                note.trim()
             ))
             .help(format!("then again: `factory pr merge {number}`")),
             None => refused(format!(

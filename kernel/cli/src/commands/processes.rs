@@ -8,6 +8,7 @@ use crate::{
     failure::{Class, Failure},
     kernel::{self, ImageOf, Options},
     launcher,
+    views::Traced,
 };
 use factory_core::state::State;
 use factory_gateway::GatewayOptions;
@@ -64,7 +65,7 @@ pub fn log_to_stderr() {
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Traced)
         .without_time()
         .init();
 }

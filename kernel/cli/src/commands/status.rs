@@ -7,7 +7,7 @@ use crate::{
     factory::Factory,
     failure::Failure,
     views::{
-        self, clean,
+        self,
         draft::DraftsView,
         issue::stage,
         line,
@@ -401,9 +401,7 @@ fn show(view: &StatusView) -> String {
         .map_or("auto".to_owned(), |n| n.to_string());
     out.push_str(&format!(
         "kernel: {kernel}\ntarget: {}  epoch: {}  slots: {}/{total}\n",
-        clean(&view.target),
-        view.epoch,
-        view.slots.used,
+        view.target, view.epoch, view.slots.used,
     ));
     let at_least = if view.disk.complete { "" } else { "at least " };
     out.push_str(&format!(

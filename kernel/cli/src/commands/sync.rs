@@ -20,12 +20,7 @@ use factory_ledger::{
 };
 use factory_runtime::docker::{self, DockerRuntime};
 use hyper::Method;
-use std::{
-    io::{IsTerminal, Write},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::IsTerminal, path::Path, process::ExitCode, time::Duration};
 
 /// Another machine, or the kernel here, may be faster each time.
 const TRIES: u32 = 5;
@@ -389,9 +384,7 @@ fn consent(remote: &Remote, yes: bool) -> Result<(), Failure> {
             "nothing was sent, since nobody could be asked: {what}"
         ));
     }
-    let mut stderr = std::io::stderr();
-    write!(stderr, "{what}.\nGo on? [y/N] ")?;
-    stderr.flush()?;
+    views::ask(&format!("{what}.\nGo on? [y/N]"))?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     match answer.trim() {

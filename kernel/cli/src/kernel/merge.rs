@@ -10,6 +10,7 @@ use factory_core::{
     ids::{Oid, PrNo},
     model::{EffectKind, Pr, PrState},
     state::State,
+    text,
 };
 use factory_ledger::{
     advance::{Advance, Prepared, advance_target, prepare_advance, recover_advance},
@@ -167,7 +168,10 @@ fn make(repos: &Repos, branch: &str, pr: &Pr) -> Result<(Oid, MergeResult), Fail
     };
     let message = format!(
         "Merge pull request {} from {}\n\n{}\n\nResolves issue {}.\n",
-        pr.number, pr.branch, pr.title, pr.issue
+        pr.number,
+        text::one_line(&pr.branch),
+        text::one_line(&pr.title),
+        pr.issue
     );
     let made = around(Kernel, "make-merge", || {
         make_merge(&repos.door, &target, &pr.head, &message, &author, *at)

@@ -1,8 +1,7 @@
 //! What `factory start` prints: one line per change, and on a terminal a status line below them.
 
-use crate::clock;
+use crate::{clock, views::Drawn};
 use factory_core::{event::Now, grant::Role, plan::Observed, state::State};
-use std::io::{IsTerminal, Write};
 
 /// Standard output of the kernel.
 pub struct Screen {
@@ -14,18 +13,18 @@ impl Screen {
     /// Looks whether standard output is a terminal.
     pub fn new() -> Self {
         Self {
-            terminal: std::io::stdout().is_terminal(),
+            terminal: Drawn::Out.is_terminal(),
             status: String::new(),
         }
     }
 
     /// One line for something that happened.
     pub fn note(&self, now: Now, note: &str) {
-        let line = format!("{}  {note}", clock::show(now.0));
+        let line = format!("{}  {note}\n", clock::show(now.0));
         if self.terminal {
-            print(&format!("\r\x1b[K{line}\n{}", self.status));
+            Drawn::Out.draw(true, &format!("{line}{}", self.status));
         } else {
-            print(&format!("{line}\n"));
+            Drawn::Out.draw(false, &line);
         }
     }
 
@@ -57,24 +56,16 @@ impl Screen {
         }
         self.status = status;
         if self.terminal {
-            print(&format!("\r\x1b[K{}", self.status));
+            Drawn::Out.draw(true, &self.status);
         } else {
-            print(&format!("{}\n", self.status));
+            Drawn::Out.draw(false, &format!("{}\n", self.status));
         }
     }
 
     /// Leaves the cursor on a line of its own.
     pub fn finish(&self) {
         if self.terminal {
-            print("\r\x1b[K");
+            Drawn::Out.draw(true, "");
         }
-    }
-}
-
-/// A terminal that went away must not end the kernel.
-fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        tracing::debug!(%error, "standard output is gone");
     }
 }

@@ -9,7 +9,7 @@ mod environment;
 use crate::{
     clock,
     failure::{Class, Failure, INTERRUPTED},
-    keys, wait,
+    keys, views, wait,
 };
 use environment::Keyrings;
 use rustix::process::{Pid, Signal, kill_process};
@@ -121,11 +121,15 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
                 gateway.child.wait()?;
                 return Ok(code);
             }
-            eprintln!("factory: the kernel died ({status}); starting it again");
+            views::aside(&format!(
+                "factory: the kernel died ({status}); starting it again"
+            ));
             kernel.again(start_kernel)?;
         }
         if let Some(status) = gateway.ended()? {
-            eprintln!("factory: the gateway ended ({status}); starting it again");
+            views::aside(&format!(
+                "factory: the gateway ended ({status}); starting it again"
+            ));
             gateway.again(start_gateway)?;
         }
     }
@@ -175,7 +179,7 @@ fn code_of(status: ExitStatus) -> u8 {
     match status.code() {
         Some(code) => u8::try_from(code).unwrap_or(Class::Internal.code()),
         None => {
-            eprintln!("factory: a process of it was killed ({status})");
+            views::aside(&format!("factory: a process of it was killed ({status})"));
             Class::Internal.code()
         }
     }

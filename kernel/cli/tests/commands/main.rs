@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod database;
+mod hostile;
 mod lab;
 mod merge;
 mod plan;
@@ -39,7 +40,7 @@ fn issues_are_filed_listed_approved_commented_and_closed() {
     lab.factory_with(&new, HOSTILE)
         .says(&["issue 1 filed", "factory issue approve 1"]);
     lab.factory(&["issue", "list"])
-        .says(&["proposed", "red bug here"]);
+        .says(&["proposed", "A \\u{1b}[31mred\\u{7} bug here"]);
     lab.factory(&["issue", "show", "1"]).says(&[
         "waits for approval",
         "by Ann",
@@ -63,14 +64,14 @@ fn issues_are_filed_listed_approved_commented_and_closed() {
     lab.factory(&["issue", "show", "1"]).says(&[
         "approved by Ann; waits for its turn",
         "Comment by Ann",
-        "mind this",
+        "mind\\u{9b} this",
     ]);
     lab.factory(&["issue", "close", "1"])
-        .says(&["issue 1 closed", "factory/1-a-31mred-bug-here"]);
+        .says(&["issue 1 closed", "factory/1-a-u-1b-31mred-u-7-bug-here"]);
 
     assert_eq!(lab.factory(&["issue", "list"]).ok(), "");
     lab.factory(&["issue", "list", "--all"])
-        .says(&["closed", "red bug here"]);
+        .says(&["closed", "A \\u{1b}[31mred\\u{7} bug here"]);
     let all = lab.factory(&["issue", "list", "--all", "--json"]).json();
     assert_eq!(
         (&all[0]["number"], &all[0]["state"]),
@@ -78,7 +79,10 @@ fn issues_are_filed_listed_approved_commented_and_closed() {
     );
     let closed = lab.factory(&["issue", "show", "1", "--json"]).json();
     assert_eq!(closed["comments"][0]["text"], "mind\u{9b} this");
-    assert_eq!(closed["job"]["branch"], "factory/1-a-31mred-bug-here");
+    assert_eq!(
+        closed["job"]["branch"],
+        "factory/1-a-u-1b-31mred-u-7-bug-here"
+    );
     for order in ["approve", "close"] {
         lab.factory(&["issue", order, "1"])
             .fails(5, &["issue 1 is closed", "factory issue list"]);
@@ -232,7 +236,10 @@ fn a_run_is_shown_and_its_transcript_followed() {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines.next().unwrap().unwrap();
-    assert!(line.ends_with("hello look:[31mred2J"), "{line:?}");
+    assert!(
+        line.ends_with("hello look:\\u{1b}[31mred\\u{9b}2J\\u{202e}"),
+        "{line:?}"
+    );
     assert!(lines.next().unwrap().unwrap().ends_with("  second line"));
     // Half a line is shown when it is whole.
     let mut file = std::fs::File::options()
@@ -347,7 +354,7 @@ fn pull_requests_are_listed_shown_compared_and_rejected() {
         .fails(5, &["pull request 1 was closed: not"]);
     lab.factory(&["pr", "list", "--all"]).says(&["closed"]);
     lab.factory(&["pr", "show", "1"])
-        .says(&["was closed: not [0m so"]);
+        .says(&["was closed: not\\u{1b}[0m so"]);
     lab.factory(&["issue", "list"])
         .says(&["proposed", "rejected"]);
     let issue = lab.factory(&["issue", "show", "1", "--json"]).json();

@@ -110,7 +110,7 @@ fn merge_waits_for_what_a_running_kernel_makes_of_it() {
         5,
         &[
             "nothing was checked",
-            "a.txt is in the way[2J",
+            "a.txt is in the way\\u{1b}[2J",
             "factory pr merge 1",
         ],
     );

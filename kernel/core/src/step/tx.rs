@@ -48,7 +48,8 @@ impl<'a> Tx<'a> {
         let step = format!("{}.{}", meta.epoch, meta.step);
         Step {
             delta: self.delta,
-            note,
+            // Titles and reasons are in it, and people read it with their own git.
+            note: text::one_line(&note),
             step,
         }
     }

@@ -1,10 +1,8 @@
 //! A build as a person sees it.
 
+use crate::views::{self, Drawn};
 use factory_runtime::image::{Layer, Progress};
-use std::{
-    io::{IsTerminal, Write},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Where no line can be rewritten, a layer says this often that it goes on.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
@@ -24,15 +22,10 @@ pub(super) struct Shown {
 
 impl Shown {
     pub(super) fn new() -> Self {
-        let stderr = std::io::stderr();
-        let terminal = stderr.is_terminal();
-        let columns = match rustix::termios::tcgetwinsize(&stderr) {
-            Ok(size) if terminal && size.ws_col > 20 => usize::from(size.ws_col),
-            _ => 80,
-        };
+        let columns = Drawn::Err.columns().filter(|columns| *columns > 20);
         Self {
-            terminal,
-            columns,
+            terminal: Drawn::Err.is_terminal(),
+            columns: columns.unwrap_or(80),
             began: Instant::now(),
             said: Instant::now(),
             steps: None,
@@ -103,38 +96,23 @@ impl Shown {
         let seconds = self.began.elapsed().as_secs();
         let line = format!("{layer} layer, {seconds} s: {text}");
         if self.terminal {
-            let line: String = line
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(self.columns - 1)
-                .collect();
-            self.write(&format!("\r\x1b[K{line}"));
+            let line: String = views::line(&line).chars().take(self.columns - 1).collect();
+            Drawn::Err.draw(true, &line);
         } else {
-            self.write(&format!("{line}\n"));
+            Drawn::Err.draw(false, &format!("{line}\n"));
         }
     }
 
     /// A line that stays.
     fn line(&mut self, text: &str) {
         self.clear();
-        self.write(&format!("{text}\n"));
+        Drawn::Err.draw(false, &format!("{text}\n"));
     }
 
     /// Takes the rewritten line away.
     pub(super) fn clear(&mut self) {
         if self.terminal {
-            self.write("\r\x1b[K");
-        }
-    }
-
-    fn write(&self, text: &str) {
-        let mut stderr = std::io::stderr().lock();
-        if let Err(error) = stderr
-            .write_all(text.as_bytes())
-            .and_then(|()| stderr.flush())
-        {
-            // The reader went away: the build itself goes on.
-            tracing::debug!(%error, "progress cannot be shown");
+            Drawn::Err.draw(true, "");
         }
     }
 }

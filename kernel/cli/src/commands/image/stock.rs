@@ -162,7 +162,7 @@ pub async fn prune(
     }
     // Those that stand on others first.
     go.sort_by_key(|tag| !tag.starts_with("factory-agent:"));
-    let waiting = || eprintln!("an image is being built on this engine; waiting for it");
+    let waiting = || views::aside("an image is being built on this engine; waiting for it");
     let removals = match go.is_empty() {
         true => Vec::new(),
         false => image::remove(docker, &go, waiting).await?,
