@@ -8,7 +8,7 @@ TESTING := --workspace --features factory/failpoints
 # What people install, measured from outside.
 BENCHED := --package factory --package factory-agent --package factory-tests
 
-.PHONY: build install test demo record check bench sim soak soak-engines
+.PHONY: build install test demo record check bench fuzz sim soak soak-engines
 
 build:
 	$(CARGO) build
@@ -47,6 +47,13 @@ bench:
 	sh tests/prepare
 	$(CARGO) build --release $(BENCHED) --bins
 	$(CARGO) bench $(BENCHED) --bench loop
+
+# What parsers, briefs and doors make of the bytes of others, as in `make test` but CASES
+# times each. What it finds is kept in proptest-regressions and played by every later run.
+CASES ?= 20000
+fuzz:
+	PROPTEST_CASES=$(CASES) $(CARGO) test --package factory-core --package factory-gateway \
+		--lib --test life --test door -- untrusted
 
 # Thousands of jobs on the real core in virtual time, with all that goes wrong; no Docker.
 # Fails where a limit is broken or slots are left empty at a backlog. `SEED=<number> make

@@ -25,6 +25,8 @@ const CHECKPOINT_SECONDS: u64 = 30;
 const COMMENTS_LIMIT: usize = 32 << 10;
 /// Bytes of what agents wrote on it before, beside these: they push out nothing that people say.
 const AGENT_COMMENTS_LIMIT: usize = 16 << 10;
+/// Bytes of one comment that are told, so that a long one hides no other.
+const COMMENT_LIMIT: usize = 8 << 10;
 
 /// How the words of others in a brief are to be taken. The intent layer is not among them: it
 /// comes from the target branch, which people decide on.
@@ -277,6 +279,7 @@ pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Co
 /// An issue's comments, the oldest first, as far as there is room.
 fn tell_comments<'a>(comments: impl Iterator<Item = &'a Comment>) -> String {
     let mut told: Vec<String> = Vec::new();
+    let mut older = false;
     let mut left = COMMENTS_LIMIT;
     let mut left_for_agents = AGENT_COMMENTS_LIMIT;
     for comment in comments.collect::<Vec<_>>().into_iter().rev() {
@@ -287,13 +290,21 @@ fn tell_comments<'a>(comments: impl Iterator<Item = &'a Comment>) -> String {
         let block = format!(
             "\n## Comment by {}\n\n{}",
             text::one_line(&comment.author),
-            text::fenced(&text::without_comments(&comment.text))
+            text::fenced(&text::trimmed(
+                &text::without_comments(&comment.text),
+                COMMENT_LIMIT
+            ))
         );
         // Once one has no room, none that is older is told.
         *left = left.saturating_sub(block.len());
         if *left > 0 {
             told.push(block);
+        } else {
+            older = true;
         }
+    }
+    if older {
+        told.push("\nThere are older comments, which are left out.\n".to_owned());
     }
     told.reverse();
     told.concat()

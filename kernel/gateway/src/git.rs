@@ -13,6 +13,8 @@ mod inspect;
 mod pkt;
 mod quarantine;
 mod record;
+#[cfg(test)]
+mod untrusted;
 
 pub use inspect::PushRefusal;
 pub(crate) use record::Known;

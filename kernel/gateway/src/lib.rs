@@ -22,6 +22,8 @@ mod spending;
 mod sse;
 pub mod stores;
 mod transcript;
+#[cfg(test)]
+mod untrusted;
 mod upstream;
 
 pub use api::provider_path;

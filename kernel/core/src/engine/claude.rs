@@ -116,8 +116,11 @@ struct Last {
 }
 
 fn verdict(end: &RunEnd) -> Verdict {
-    let last = serde_json::from_str::<Last>(&end.last_output)
+    // An array of the fields' values would do as well.
+    let last = serde_json::from_str::<Value>(&end.last_output)
         .ok()
+        .filter(Value::is_object)
+        .and_then(|last| serde_json::from_value::<Last>(last).ok())
         .filter(|last| last.kind == "result");
     let Some(last) = last else {
         return Verdict::Failed {

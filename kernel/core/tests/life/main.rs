@@ -17,6 +17,7 @@ mod moved;
 mod queue;
 mod share;
 mod sim;
+mod untrusted;
 mod world;
 
 use factory_core::{

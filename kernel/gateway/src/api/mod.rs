@@ -72,7 +72,7 @@ const NO_CREDIT: [&str; 4] = [
 const NO_CREDIT_WORDS: &str = "credit balance is too low";
 
 /// All APIs that doors serve.
-const ALL: [WireApi; 3] = [
+pub(crate) const ALL: [WireApi; 3] = [
     WireApi::Messages,
     WireApi::Responses,
     WireApi::ChatCompletions,

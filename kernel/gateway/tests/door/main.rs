@@ -1,7 +1,9 @@
 //! Doors as the state says: opened, closed, handed over; reports and the end of a run.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod untrusted;
 
 use common::{Agent, Lab, Piece, Provider, Reply, bytes, collect, quick, read_until, run_id, soon};
 use factory_core::{
