@@ -29,6 +29,7 @@ mod rounds;
 mod secrets;
 mod suspend;
 mod sync;
+mod words;
 
 use factory_tests::Lab;
 
