@@ -29,7 +29,10 @@ impl Keys {
     /// `text` without any of the keys.
     pub fn redact(&self, text: &str) -> String {
         let mut text = Cow::Borrowed(text);
-        for key in self.0.values().map(ExposeSecret::expose_secret) {
+        let mut keys: Vec<&str> = self.0.values().map(ExposeSecret::expose_secret).collect();
+        // One may begin like another: the rest of that would stay.
+        keys.sort_by_key(|key| std::cmp::Reverse(key.len()));
+        for key in keys {
             if key.len() >= SHORTEST_REDACTED && text.contains(key) {
                 text = Cow::Owned(text.replace(key, REDACTED));
             }
@@ -68,6 +71,7 @@ fn read(mut input: impl Read) -> Result<Keys, GatewayError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{prelude::*, sample::Index};
 
     #[test]
     fn keys_come_as_one_json_object() {
@@ -99,5 +103,29 @@ mod tests {
             "x [key redacted][key redacted] y"
         );
         assert_eq!(keys.redact("a short walk"), "a short walk");
+    }
+
+    proptest! {
+        #[test]
+        fn untrusted_text_keeps_no_part_of_a_key(
+            key in "[A-Za-z0-9_-]{8,30}", more in "[A-Za-z0-9_-]{1,30}", before in "[ -,\n]{0,9}", after in "[ -,\n]{0,9}",
+        ) {
+            // One key may begin like another, and be named before it.
+            let longer = format!("{key}{more}");
+            let json = serde_json::json!({"A": key, "B": longer}).to_string();
+            let keys = read(json.as_bytes()).unwrap();
+            let text = format!("{before}{longer}{after}{key}");
+            prop_assert_eq!(keys.redact(&text), format!("{before}{REDACTED}{after}{REDACTED}"));
+        }
+
+        #[test]
+        fn untrusted_input_is_not_quoted_where_it_is_wrong(key in "[A-Z]{9,30}", at in any::<Index>(), put in "[]\\\\\"{}:,0-9\n]{0,3}") {
+            let mut json = serde_json::json!({"name": key}).to_string();
+            json.replace_range(at.index(json.len())..json.len(), &put);
+            if let Err(error) = read(json.as_bytes()) {
+                let text = crate::error::chain(&error);
+                prop_assert!(!text.contains(&key) && !text.contains(&key[..4]), "{text}");
+            }
+        }
     }
 }
