@@ -7,6 +7,7 @@
     reason = "only tests use it, and a test ends at what it did not expect"
 )]
 
+mod canary;
 mod disk;
 mod end;
 mod engine;
@@ -16,6 +17,7 @@ mod own_engine;
 mod process;
 mod start;
 
+pub use canary::{Held, Search};
 pub use disk::Filler;
 pub use end::{Difference, End, live_state, state_files, words};
 pub use engine::{EventLog, Leftovers, docker};

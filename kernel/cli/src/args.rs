@@ -40,6 +40,9 @@ pub enum Command {
     #[command(subcommand)]
     Run(Run),
     /// Start the factory and watch it work.
+    ///
+    /// Model keys come from the environment, else from ~/.config/factory/keys.env, else from the
+    /// command that FACTORY_KEY_COMMAND names in that file.
     Start(Start),
     /// End the factory that runs here: after what runs has ended, or at once. Or stop all agents.
     Stop(Stop),

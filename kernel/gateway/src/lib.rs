@@ -28,7 +28,7 @@ mod upstream;
 
 pub use api::provider_path;
 pub use error::GatewayError;
-pub use keys::Keys;
+pub use keys::{Keys, Redactor};
 pub use server::{GatewayOptions, Grants, run};
 pub use stores::{Clock, Stores, Timing};
 pub use upstream::reach;

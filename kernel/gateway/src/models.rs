@@ -1,6 +1,7 @@
 //! The models endpoint of a door: the engine's calls go to the provider with
 //! the real key, and every call is counted before the engine has its last byte.
 
+mod ask;
 mod count;
 
 use crate::{
@@ -10,9 +11,8 @@ use crate::{
     relay::{Relay, stream_body},
     spending::{self, Ticket},
     sse::{self, Splitter},
-    upstream::{self, BadProvider, Outcome},
+    upstream,
 };
-use bytes::Bytes;
 use factory_core::{
     grant::{ModelGrant, Provider, WireApi},
     inbox::InboxEntry,
@@ -130,7 +130,7 @@ pub(crate) async fn handle(
     let granted = models.clone();
     let work = door.calls.spawn(async move {
         let asked = tokio::select! {
-            asked = ask(&mut call, &granted, &target, &head.headers, body) => Some(asked),
+            asked = ask::ask(&mut call, &granted, &target, &head.headers, body) => Some(asked),
             () = answer.closed() => None,
         };
         match asked {
@@ -164,93 +164,6 @@ async fn over_budget(door: &Arc<RunDoor>, models: &ModelGrant) -> Response<Body>
         models.budget
     );
     refused(models.api, &what)
-}
-
-/// Asks the run's providers in turn until one answers; before the first byte of
-/// an answer only, and the next one only while those before it are away or have
-/// nothing left to pay with.
-async fn ask(
-    call: &mut ModelCall,
-    models: &ModelGrant,
-    target: &str,
-    from_agent: &HeaderMap,
-    body: Bytes,
-) -> Result<reqwest::Response, Box<Response<Body>>> {
-    let door = Arc::clone(&call.door);
-    let stores = door.stores();
-    let all = models.providers().into_iter();
-    let (open, exhausted): (Vec<_>, Vec<_>) = all
-        .map(|provider| (door.exhausted(&provider), provider))
-        .partition(|(said, _)| said.is_none());
-    let mut no_credit = exhausted.into_iter().find_map(|(said, _)| said);
-    let mut open = open.into_iter().map(|(_, provider)| provider).peekable();
-    let mut away = None;
-    while let Some(provider) = open.next() {
-        let Provider { base_url, key_env } = &provider;
-        let Some(key) = stores.keys.get(key_env) else {
-            let message =
-                format!("{key_env} was not set when `factory start` ran: set it and start again");
-            return Err(Box::new(
-                call.refuse(StatusCode::UNAUTHORIZED, &message).await,
-            ));
-        };
-        let ready =
-            upstream::provider_headers(from_agent, call.api, key_env, key).and_then(|headers| {
-                stores
-                    .upstream
-                    .call(base_url, target, headers, body.clone())
-            });
-        let ready = match ready {
-            Ok(ready) => ready,
-            Err(problem) => {
-                let status = match &problem {
-                    BadProvider::Key { .. } => StatusCode::UNAUTHORIZED,
-                    BadProvider::Url { .. }
-                    | BadProvider::Clear { .. }
-                    | BadProvider::Tls { .. } => StatusCode::FORBIDDEN,
-                };
-                return Err(Box::new(call.refuse(status, &problem.to_string()).await));
-            }
-        };
-        let is_last = open.peek().is_none();
-        let outcome = tokio::select! {
-            outcome = ready.send(&stores.timing, is_last) => outcome,
-            () = door.cut_calls.cancelled() => {
-                call.left().await;
-                return Err(Box::new(refused(call.api, OVER)));
-            }
-        };
-        match outcome {
-            Outcome::Answered(response) => {
-                call.provider = Some(provider);
-                return Ok(response);
-            }
-            Outcome::GaveUp {
-                status,
-                retry_after,
-                reason,
-            } => {
-                if !is_last {
-                    tracing::info!(run = %door.run(), base_url, reason, "the next provider is asked");
-                }
-                away = Some((status, retry_after, reason));
-            }
-            Outcome::NoCredit { message } => {
-                door.exhaust(&provider, &message);
-                no_credit = Some(message);
-            }
-        }
-    }
-    if let (None, Some(message)) = (&away, no_credit) {
-        let status = StatusCode::PAYMENT_REQUIRED;
-        let message = format!("the model provider refused the call ({status}): {message}");
-        return Err(Box::new(call.refuse(status, &message).await));
-    }
-    let (status, retry_after, reason) = away.unwrap_or_else(|| {
-        let nobody = "the run's grant names no provider".to_owned();
-        (StatusCode::SERVICE_UNAVAILABLE, None, nobody)
-    });
-    Err(Box::new(call.away(status, retry_after, &reason)))
 }
 
 /// One call of a model on its way, and what it used so far.
@@ -330,7 +243,8 @@ impl ModelCall {
         let usage = self.usage(status, false);
         self.note(&usage);
         self.set_away(Some(usage));
-        let mut response = error(self.api, trouble, reason);
+        let reason = self.door.stores().keys.redact(reason);
+        let mut response = error(self.api, trouble, &reason);
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, retry_after.unwrap_or(AWAY_RETRY_AFTER));
@@ -375,6 +289,13 @@ impl ModelCall {
                     self.heard = body.len() as u64 / api::BYTES_OF_A_TOKEN;
                 }
                 if self.count(status, false).await {
+                    let body = match std::str::from_utf8(&body) {
+                        // What is wrong with a request, or an echo of it.
+                        Ok(text) if !status.is_success() => {
+                            self.door.stores().keys.redact(text).into()
+                        }
+                        Ok(_) | Err(_) => body,
+                    };
                     let mut response = Response::new(http::full(body));
                     *response.status_mut() = status;
                     *response.headers_mut() = headers;

@@ -33,6 +33,10 @@ pub struct Timing {
     pub first_backoff: Duration,
     /// Time after which a model call is not tried again.
     pub retry_for: Duration,
+    /// Time that the command of `keys.env` has to give a key.
+    pub key_wait: Duration,
+    /// Least time between two times that it is asked for the same one.
+    pub key_pause: Duration,
     /// Time without open grants and without a kernel after which the gateway ends itself.
     pub linger: Duration,
 }
@@ -45,6 +49,8 @@ impl Default for Timing {
             header_wait: Duration::from_secs(300),
             first_backoff: Duration::from_millis(500),
             retry_for: Duration::from_secs(45),
+            key_wait: Duration::from_secs(30),
+            key_pause: Duration::from_secs(5),
             linger: Duration::from_secs(600),
         }
     }

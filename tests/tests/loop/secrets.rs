@@ -1,14 +1,18 @@
 //! An agent holds no secret and has one door.
 
 use crate::{GREETED, on_branch};
-use factory_tests::{Lab, Model, docker, processes};
+use factory_testkit::provider::Outcome;
+use factory_tests::{Held, Lab, Model, Search, docker, processes};
 use std::{
-    path::Path,
+    collections::BTreeSet,
+    os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
 };
 
-/// In the environment of `factory start` and in the user's home; nowhere else, ever.
+/// How every secret of the user begins: nowhere outside its keyring, ever.
 const CANARY: &str = "canary-5e1f77ab0c";
+/// How what agents may see begins: shows that each search finds what is there.
+const MARKER: &str = "marker-2d90c6b41e";
 
 const ONE: &str = r#"
 conversations:
@@ -16,91 +20,139 @@ conversations:
     steps:
       - wait: looked at
         tool: Bash
-        input: {command: "env >/tmp/env; echo hello >greeting.txt; git add greeting.txt; git commit -qm Hello; git push -q", description: work}
+        input: {command: "env >/tmp/env; echo hello marker-2d90c6b41e-work_ >greeting.txt; git add greeting.txt; git commit -qm Hello; git push -q", description: work}
       - text: Done.
 "#;
 
-/// Files below `dir` whose bytes hold the canary.
-fn holding(dir: &Path) -> Vec<String> {
-    let output = Command::new("grep")
-        .args(["-r", "-a", "-l", "-F", "-D", "skip", CANARY])
-        .arg(dir)
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(str::to_owned)
+/// Writes the user's `keys.env`, as an editor does: a new one in its place.
+fn write_keys(lab: &Lab, text: &str) {
+    let folder = lab.home_dir().join(".config/factory");
+    std::fs::create_dir_all(&folder).unwrap();
+    let new = folder.join("keys.env.new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(new, folder.join("keys.env")).unwrap();
+}
+
+fn search() -> Search {
+    Search::of(&[CANARY, MARKER])
+}
+
+/// Only what agents may see was found, and some of that.
+fn assert_clean(found: &BTreeSet<String>, place: &str) {
+    println!("{place}: {found:?}");
+    let canaries: Vec<_> = found.iter().filter(|it| it.contains(CANARY)).collect();
+    assert!(canaries.is_empty(), "{place}: {canaries:?}");
+    assert!(!found.is_empty(), "{place}: it was not looked at");
+}
+
+fn canaries(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|it| format!("{CANARY}-{it}_")).collect()
+}
+
+/// All processes of a container, by their names on the host.
+fn in_container(container: &str) -> Vec<u32> {
+    let told = docker(&["top", container, "-eo", "pid"]);
+    told.lines()
+        .skip(1)
+        .map(|it| it.trim().parse().unwrap())
         .collect()
 }
 
-/// All objects of a repository, whole.
-fn objects(lab: &Lab, repository: &str) -> String {
-    let args = ["cat-file", "--batch", "--batch-all-objects", "--unordered"];
-    let bytes = lab.look(&lab.below(repository), &args, "").unwrap();
-    String::from_utf8_lossy(&bytes).into_owned()
+fn objects(lab: &Lab, repository: &str) -> BTreeSet<String> {
+    let mut git = Command::new("git");
+    git.args(["-c", "safe.directory=*", "-C"])
+        .arg(lab.below(repository))
+        .args(["cat-file", "--batch", "--batch-all-objects", "--unordered"]);
+    search().output(&mut git)
 }
 
 #[test]
 fn no_key_is_anywhere_but_in_launcher_and_gateway() {
     let model = Model::yaml(ONE);
     let mut lab = Lab::new();
-    lab.env("TEST_API_KEY", &format!("{CANARY}-model"));
-    lab.env("ANTHROPIC_API_KEY", &format!("{CANARY}-other"));
-    lab.env("GITHUB_TOKEN", &format!("{CANARY}-forge"));
-    lab.env("AWS_SECRET_ACCESS_KEY", &format!("{CANARY}-cloud"));
+    write_keys(
+        &lab,
+        &format!("TEST_API_KEY={CANARY}-model_\nFACTORY_KEY_COMMAND='echo {CANARY}-command_'\n"),
+    );
+    lab.env("ANTHROPIC_API_KEY", &format!("{CANARY}-other_"));
+    lab.env("GITHUB_TOKEN", &format!("{CANARY}-forge_"));
+    lab.env("AWS_SECRET_ACCESS_KEY", &format!("{CANARY}-cloud_"));
+    lab.env("WHATEVER", &format!("{CANARY}-random_"));
     std::fs::write(
         lab.home_dir().join(".netrc"),
-        format!("machine example.org login u password {CANARY}-netrc\n"),
+        format!("machine example.org login u password {CANARY}-netrc_\n"),
     )
     .unwrap();
     lab.write("factory.yaml", &Lab::claude_config(&model, GREETED));
+    lab.write("base.txt", &format!("{MARKER}-base_\n"));
     lab.commit("Begin");
-    lab.approved("Greet people", "");
+    lab.approved("Greet people", &format!("{MARKER}-issue_"));
     let start = lab.start(&["--until-idle"], &[("RUST_LOG", "debug")]);
     model.reached("looked at");
 
-    let containers = lab.on_engine().containers;
-    assert_eq!(containers.len(), 1, "{containers:?}");
-    let inspected = docker(&["inspect", &containers[0]]);
-    assert!(!inspected.contains(CANARY), "{inspected}");
-    let inside = docker(&[
-        "exec",
-        &containers[0],
-        "sh",
-        "-c",
-        "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; grep -r -a . /run/factory /state /tmp /factory 2>/dev/null",
+    let container = lab.container();
+    // What an agent could bring in from outside would be found.
+    let planted = format!("PLANTED={MARKER}-planted_");
+    docker(&[
+        "exec", "--detach", "--env", &planted, &container, "sleep", "600",
     ]);
-    assert!(
-        inside.contains("ANTHROPIC_BASE_URL"),
-        "the engine's environment was looked at"
-    );
-    assert!(!inside.contains(CANARY));
-    let mut environments = 0;
-    for process in processes(lab.repo()) {
-        let holds = |file: &str| {
-            let path = format!("/proc/{}/{file}", process.pid);
-            String::from_utf8_lossy(&std::fs::read(path).unwrap()).contains(CANARY)
-        };
-        assert!(!holds("cmdline"), "{process:?}");
-        if process.is("kernel") || process.is("gateway") {
-            assert!(!holds("environ"), "{process:?}");
-            environments += 1;
-        }
+    let mut agents = Held::default();
+    for pid in in_container(&container) {
+        let held = search().process(pid);
+        agents.environment.extend(held.environment);
+        agents.arguments.extend(held.arguments);
+        agents.files.extend(held.files);
+        agents.memory.extend(held.memory);
     }
-    assert_eq!(environments, 2);
-    let image = docker(&["inspect", "--format", "{{.Image}}", &containers[0]]);
+    assert_clean(&agents.all(), "processes of the container");
+    assert!(agents.environment.contains(&format!("{MARKER}-planted_")));
+    assert!(agents.memory.contains(&format!("{MARKER}-issue_")));
+    let mut files = Command::new("docker");
+    files.args(["exec", &container, "sh", "-c"]).arg(
+        "tar --create --ignore-failed-read --warning=none --file=- \
+         /run/factory /state /tmp /factory /workspace 2>/dev/null; true",
+    );
+    assert_clean(&search().output(&mut files), "files of the container");
+    let inspected = docker(&["inspect", &container]);
+    assert!(!inspected.contains(CANARY) && inspected.contains(&container));
+
+    let all = processes(lab.repo().parent().unwrap());
+    let held = |role: &str| {
+        let found = all.iter().find(|process| process.is(role)).unwrap();
+        let held = search().process(found.pid);
+        println!("{role}: {held:?}");
+        held
+    };
+    let kernel = held("kernel");
+    assert_clean(&kernel.all(), "kernel");
+    let gateway = held("gateway");
+    for part in [&gateway.environment, &gateway.arguments, &gateway.files] {
+        assert_eq!(part, &BTreeSet::new());
+    }
+    let mut keys = gateway.memory.clone();
+    keys.retain(|it| it.starts_with(CANARY));
+    assert_eq!(keys, canaries(&["command", "model", "other"]));
+    let launcher = held("start");
+    assert_eq!(launcher.arguments, BTreeSet::new());
+    // What stood in the file was wiped there: only the gateway reads it for its life.
+    assert!(launcher.memory.is_superset(&canaries(&["other"])));
+    assert!(launcher.memory.is_disjoint(&canaries(&["model"])));
+
+    let image = docker(&["inspect", "--format", "{{.Image}}", &container]);
     model.release("looked at");
     let ended = start.ended();
     assert_eq!(ended.code, 0, "{}", ended.text());
     assert!(!ended.text().contains(CANARY), "{}", ended.text());
+    assert!(ended.text().contains("a door is open"), "{}", ended.text());
     // The provider did get its key, and only that one.
     for request in model.requests() {
         let key = request.headers.get("x-api-key").unwrap();
-        assert_eq!(key, format!("{CANARY}-model").as_str());
+        assert_eq!(key, format!("{CANARY}-model_").as_str());
     }
-    assert_eq!(holding(lab.repo()), [""; 0]);
+    assert_clean(&search().files(lab.repo()), "the repository's folder");
     for repository in ["state.git", "base.git", "door.git"] {
-        assert!(!objects(&lab, repository).contains(CANARY), "{repository}");
+        assert_clean(&objects(&lab, repository), repository);
     }
     for args in [["pr", "show", "1"], ["run", "logs", "r1-1"]] {
         assert!(!lab.ok(&args).contains(CANARY));
@@ -113,18 +165,95 @@ fn no_key_is_anywhere_but_in_launcher_and_gateway() {
 fn image_holds_no_canary(image: &str) {
     let told = docker(&["history", "--no-trunc", image]) + &docker(&["inspect", image]);
     assert!(!told.contains(CANARY), "{told}");
-    let mut saved = Command::new("docker")
-        .args(["save", image])
+    // A line that every image of ours has in a file shows that layers are read as they are.
+    let search = Search::of(&[CANARY, "daemon:x:1:1:"]);
+    let found = search.output(Command::new("docker").args(["save", image]));
+    assert_eq!(found, BTreeSet::from(["daemon:x:1:1:".to_owned()]));
+}
+
+/// Whoever looks for canaries finds one in each place where a process may hold it.
+#[test]
+fn a_canary_is_found_wherever_a_process_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("open");
+    std::fs::write(&file, format!("{CANARY}-file_")).unwrap();
+    let script = r#"exec 3<"$0"; held="$(printf '%s-%s_' "$1" memory)"; unset IN_ENVIRONMENT; echo ready; read -r line"#;
+    let mut child = Command::new("bash")
+        .args(["-c", script])
+        .arg(&file)
+        .args([CANARY, &format!("{CANARY}-argument_")])
+        .env("IN_ENVIRONMENT", format!("{CANARY}-environment_"))
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let searched = Command::new("grep")
-        .args(["-a", "-c", "-F", CANARY])
-        .stdin(saved.stdout.take().unwrap())
-        .output()
-        .unwrap();
-    assert!(saved.wait().unwrap().success());
-    assert_eq!(String::from_utf8_lossy(&searched.stdout).trim(), "0");
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let held = Search::of(&[CANARY]).process(child.id());
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let of = |names: &[&str]| canaries(names);
+    assert_eq!(held.environment, of(&["environment"]));
+    assert!(held.arguments.is_superset(&of(&["argument"])));
+    assert_eq!(held.files, of(&["file"]));
+    assert!(held.memory.is_superset(&of(&["memory"])), "{held:?}");
+}
+
+/// The provider takes one key, then only another: from the file, from a command, from the file again.
+#[test]
+fn a_key_that_changes_is_taken_up_without_a_restart() {
+    const STEPS: &str = r#"
+conversations:
+  - name: greet
+    steps:
+      - wait: first
+        tool: Bash
+        input: {command: "echo hello >greeting.txt; git add greeting.txt; git commit -qm Hello", description: work}
+      - {status: 401, times: 1}
+      - wait: second
+        tool: Bash
+        input: {command: "git push -q", description: push}
+      - text: Done.
+"#;
+    let model = Model::yaml(STEPS);
+    let lab = Lab::new();
+    write_keys(&lab, "TEST_API_KEY=the-first-key-of-three\n");
+    lab.write("factory.yaml", &Lab::claude_config(&model, GREETED));
+    lab.commit("Begin");
+    lab.approved("Greet people", "");
+    let start = lab.start(&["--until-idle"], &[]);
+    model.reached("first");
+    let gateway = start.process("gateway");
+    write_keys(&lab, "FACTORY_KEY_COMMAND='echo the-second-key-of-three'\n");
+    model.release("first");
+    model.reached("second");
+    write_keys(&lab, "TEST_API_KEY=the-third-key-of-three\n");
+    assert_eq!(start.process("gateway"), gateway, "it is the same one");
+    model.release("second");
+    let ended = start.ended();
+    assert_eq!(ended.code, 0, "{}", ended.text());
+    let asked: Vec<_> = model
+        .requests()
+        .iter()
+        .filter(|request| !matches!(request.outcome, Outcome::SideRequest { .. }))
+        .map(|request| {
+            let key = request.headers["x-api-key"].to_str().unwrap().to_owned();
+            (key, matches!(request.outcome, Outcome::Fault { .. }))
+        })
+        .collect();
+    let said = [
+        ("the-first-key-of-three", false),
+        ("the-first-key-of-three", true),
+        ("the-second-key-of-three", false),
+        ("the-third-key-of-three", false),
+    ];
+    assert_eq!(asked, said.map(|(key, refused)| (key.to_owned(), refused)));
+    let run = lab.ok(&["run", "show", "r1-1"]);
+    assert!(
+        run.contains("usage      3 model calls"),
+        "each is counted once: {run}"
+    );
+    lab.assert_at_rest();
 }
 
 #[test]

@@ -224,7 +224,9 @@ The first time, the image that agents run in has to be built.",
         for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(name)) {
             command.env_remove(name);
         }
-        command.env(KEY, "made-up-for-the-demonstration");
+        command
+            .env("XDG_CONFIG_HOME", self.repo.with_file_name("config"))
+            .env(KEY, "made-up-for-the-demonstration");
         let status = command.status()?;
         Ok(status
             .code()

@@ -62,7 +62,10 @@ pub fn run(cwd: &Path, json: bool) -> Result<ExitCode, Failure> {
     if verdict == Verdict::Interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    model::look_at_key(&config, &mut report);
+    on_this_thread(async {
+        model::look_at_key(&config, &mut report).await;
+        Ok(())
+    })?;
     report.lines.extend(providers);
     look_at_checks(&config, &mut report);
     report.print(json)?;

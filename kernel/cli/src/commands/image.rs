@@ -110,7 +110,7 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     }
     // Settling a pull request needs checks at most, and those call no model.
     if !options.merges_only {
-        keys::check(&config, keys::is_set)?;
+        on_this_thread(keys::check(&config))?;
     }
     let wanted = wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {

@@ -84,6 +84,8 @@ pub fn run(cwd: &Path, options: Init) -> Result<ExitCode, Failure> {
         Some(tip) => guess_at(&user, &tip)?,
         None => Guesses::default(),
     };
+    // What is wrong with it would be said by `start` only, and the engine written here be another.
+    keys::file()?;
     let engine = keys::engine(keys::is_set);
     let mut made = Made::new(top);
     let mut kept = Vec::new();

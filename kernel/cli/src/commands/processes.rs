@@ -11,7 +11,7 @@ use crate::{
     views::Traced,
 };
 use factory_core::state::State;
-use factory_gateway::GatewayOptions;
+use factory_gateway::{GatewayOptions, Keys, Redactor, keys};
 use factory_ledger::state::StateRepo;
 use factory_runtime::docker::{self, DockerRuntime};
 use std::{
@@ -23,6 +23,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tracing_subscriber::fmt::MakeWriter;
 
 /// `factory start`.
 pub fn start(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
@@ -61,11 +62,15 @@ pub fn on_this_thread<T>(work: impl Future<Output = Result<T, Failure>>) -> Resu
 
 /// Shows what is traced on standard error: warnings, or what `RUST_LOG` asks for.
 pub fn log_to_stderr() {
+    log_to(|| Traced);
+}
+
+fn log_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Traced)
+        .with_writer(writer)
         .without_time()
         .init();
 }
@@ -102,11 +107,14 @@ pub fn kernel(cwd: &Path, options: Start) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The gateway's process: model keys come over standard input.
+/// The gateway's process: model keys come over standard input, and from the user's `keys.env`.
 pub fn gateway(cwd: &Path) -> Result<ExitCode, Failure> {
-    log_to_stderr();
+    let redactor = Redactor::default();
+    let log = redactor.clone();
+    log_to(move || log.before(Traced));
     let internal = |error| Failure::of(Class::Internal, error);
-    let keys = factory_gateway::keys::read_stdin().map_err(internal)?;
+    let given = keys::read_stdin().map_err(internal)?;
+    let keys = Keys::new(given, keys::file::place(), redactor);
     let factory = Factory::open(cwd)?;
     let places = factory.places.clone();
     let newest = AtomicU64::new(factory.state.meta.step);

@@ -1,5 +1,7 @@
 //! The environment as it was when the launcher started, sorted by who may have what.
 
+use factory_gateway::keys::file;
+use secrecy::SecretString;
 use std::{collections::BTreeMap, ffi::OsString};
 
 /// Variables that children inherit. Model keys and everything unknown are left out.
@@ -47,7 +49,7 @@ pub struct Keyrings {
     /// everything else but the keys.
     pub others: Vec<(OsString, OsString)>,
     /// For the gateway alone, over its standard input.
-    pub model_keys: BTreeMap<String, String>,
+    pub model_keys: BTreeMap<String, SecretString>,
 }
 
 impl Keyrings {
@@ -61,10 +63,13 @@ impl Keyrings {
         };
         for (name, value) in std::env::vars_os() {
             match name.to_str() {
-                Some(key) if key.ends_with("_API_KEY") => {
+                Some(key) if key.ends_with(file::SUFFIX) => {
                     // Set to nothing is as good as not set.
-                    if let Some(value) = value.to_str().filter(|value| !value.is_empty()) {
-                        rings.model_keys.insert(key.to_owned(), value.to_owned());
+                    let key = key.to_owned();
+                    if let Ok(value) = value.into_string()
+                        && !value.is_empty()
+                    {
+                        rings.model_keys.insert(key, value.into());
                     }
                 }
                 Some(key) if ALLOWED.contains(&key) || key.starts_with("LC_") => {

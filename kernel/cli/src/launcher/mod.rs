@@ -12,7 +12,9 @@ use crate::{
     keys, views, wait,
 };
 use environment::Keyrings;
+use factory_gateway::keys::file::COMMAND;
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret;
 use signal_hook::{
     consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -20,7 +22,7 @@ use signal_hook::{
 use std::{
     cell::Cell,
     ffi::{OsStr, OsString},
-    io::{Read, Write},
+    io::Read,
     os::unix::{
         ffi::OsStrExt,
         process::{CommandExt, ExitStatusExt},
@@ -43,20 +45,31 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// `passed_on` are the arguments of `start`, handed to the kernel as they are.
 pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failure> {
     let rings = Keyrings::read();
+    let file = keys::file()?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     // Remote, image and door probe first: they need the user's way to the network, and nobody after them does.
     // It is told which keys there are, not what they are.
-    let names: Vec<&str> = rings.model_keys.keys().map(String::as_str).collect();
-    let names = names.join(",");
+    let names = rings.model_keys.keys().chain(file.keys.keys());
+    let names = names.map(String::as_str).collect::<Vec<_>>().join(",");
+    let key_command = file
+        .command
+        .as_ref()
+        .map_or("", ExposeSecret::expose_secret);
     let (mut told, tells) = std::io::pipe()?;
     let mut prepare = command(
         "prepare",
         passed_on,
         &[&rings.plain, &rings.network, &rings.others],
     );
-    let prepared = prepare.env(keys::NAMES, &names).stdin(tells).spawn()?;
+    let prepared = prepare
+        .env(keys::NAMES, &names)
+        .env(COMMAND, key_command)
+        .stdin(tells)
+        .spawn()?;
     // With it goes our end of the pipe for writing.
     drop(prepare);
+    // What stands in the file is read by the gateway again, whenever it changes.
+    drop(file);
     let (prepared, asked_to_end) = attend(&mut Kept::new(prepared), &mut signals)?;
     if !prepared.success() {
         return Ok(match prepared.code() {
@@ -94,8 +107,8 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
         .process_group(0)
         .stdin(Stdio::piped())
         .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(serde_json::to_string(&rings.model_keys)?.as_bytes())?;
+        if let Some(stdin) = child.stdin.take() {
+            keys::hand_over(&rings.model_keys, stdin)?;
         }
         Ok(child)
     };
@@ -133,6 +146,12 @@ pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failur
             gateway.again(start_gateway)?;
         }
     }
+}
+
+/// What a gateway that is started from here would have in its environment.
+pub fn of_gateway() -> Vec<(OsString, OsString)> {
+    let rings = Keyrings::read();
+    rings.plain.into_iter().chain(rings.network).collect()
 }
 
 /// Waits for a child, handing on what asks it to end. Tells whether anything did.

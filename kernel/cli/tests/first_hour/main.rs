@@ -10,6 +10,7 @@
 mod doctor;
 mod guess;
 mod init;
+mod keys;
 mod lab;
 mod own_image;
 mod podman;

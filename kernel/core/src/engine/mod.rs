@@ -163,7 +163,9 @@ fn refused_by_provider(run: &Run) -> Option<String> {
     let (reason, remedy) = match status {
         401 | 403 => (
             format!("there is no key in {key}, or the provider does not accept it"),
-            format!("Set {key}, start factory again, then approve the issue again."),
+            format!(
+                "Set {key} and start factory again, or change it in keys.env; then approve the issue again."
+            ),
         ),
         402 => (
             format!("the account behind the key in {key} has no credit left"),

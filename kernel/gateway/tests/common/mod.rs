@@ -1,11 +1,15 @@
-//! A whole gateway in a temporary repository, a model provider that says what
-//! a test tells it to, and an agent's side of the socket.
+//! A whole gateway in a temporary repository, a model provider, and an agent's side of
+//! the socket.
 #![expect(dead_code, reason = "each test binary uses its part")]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test that cannot go on fails"
 )]
+
+mod provider;
+
+pub use provider::{Piece, Provider, Reply, bytes};
 
 use bytes::Bytes;
 use factory_core::{
@@ -14,34 +18,26 @@ use factory_core::{
     ids::{Epoch, Oid, RunId},
     inbox::{InboxEntry, Usage},
 };
-use factory_gateway::{GatewayError, GatewayOptions, Keys, Timing, client};
+use factory_gateway::{GatewayError, GatewayOptions, Keys, Redactor, Timing, client};
 use factory_ledger::{
     base::BaseRepo, git::Git, inbox::Inbox, places::Places, state::StateRepo, user::UserRepo,
 };
-use futures_util::{StreamExt, stream};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
-    body::{Frame, Incoming},
-    client::conn::http1 as client_http1,
-    server::conn::http1,
-    service::service_fn,
+    HeaderMap, Method, Request, Response, StatusCode, body::Incoming,
+    client::conn::http1 as client_http1, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::{Notify, mpsc},
-    task::JoinSet,
-};
+use tokio::{net::UnixListener, sync::mpsc, task::JoinSet};
 
 pub const KEY: &str = "sk-the-real-key-0123456789";
-pub const KEY_ENV: &str = "TEST_MODEL_KEY";
+pub const KEY_ENV: &str = "TEST_MODEL_API_KEY";
 
 /// Bounds every wait of a test: what hangs fails.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -152,16 +148,23 @@ impl Lab {
         }
     }
 
+    /// The file of the user's keys. Where it is there, no other key is given.
+    pub fn keys_env(&self) -> PathBuf {
+        self.dir.path().join("keys.env")
+    }
+
     /// Starts a gateway; returns when its control socket answers.
     pub async fn start(&mut self, timing: Timing) {
         let (reading, mut read) = mpsc::unbounded_channel();
         let grants = Arc::clone(&self.grants);
+        let place = self.keys_env();
+        let given = match place.exists() {
+            true => BTreeMap::new(),
+            false => BTreeMap::from([(KEY_ENV.to_owned(), KEY.to_owned().into())]),
+        };
         let options = GatewayOptions {
             places: self.places.clone(),
-            keys: Keys::new(BTreeMap::from([(
-                KEY_ENV.to_owned(),
-                KEY.to_owned().into(),
-            )])),
+            keys: Keys::new(given, Some(place), Redactor::default()),
             clock: Arc::new(|| 1_700_000_000),
             grants: Arc::new(move || {
                 // The control socket is bound before the grants are first read.
@@ -375,152 +378,6 @@ pub async fn read_until(incoming: &mut Incoming, text: &str) -> Vec<u8> {
         body.extend_from_slice(&frame.into_data().unwrap_or_default());
     }
     body
-}
-
-/// A piece of a scripted stream.
-#[derive(Clone)]
-pub enum Piece {
-    Bytes(Bytes),
-    /// Wait until the test lets it go on.
-    Gate(Arc<Notify>),
-    /// Break the connection.
-    Cut,
-}
-
-pub fn bytes(text: impl Into<Bytes>) -> Piece {
-    Piece::Bytes(text.into())
-}
-
-/// One scripted answer.
-#[derive(Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub pieces: Vec<Piece>,
-}
-
-impl Reply {
-    pub fn sse(pieces: Vec<Piece>) -> Self {
-        Self {
-            status: 200,
-            headers: vec![("content-type", "text/event-stream; charset=utf-8".into())],
-            pieces,
-        }
-    }
-
-    pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        Self {
-            status,
-            headers: vec![("content-type", "application/json".into())],
-            pieces: vec![bytes(body)],
-        }
-    }
-
-    pub fn with(mut self, name: &'static str, value: &str) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
-
-/// What the provider was asked.
-#[derive(Debug, Clone)]
-pub struct Asked {
-    pub target: String,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-}
-
-/// A model provider on loopback that answers what it is told, in order; the
-/// last answer is repeated.
-pub struct Provider {
-    pub base_url: String,
-    script: Arc<Mutex<VecDeque<Reply>>>,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    _tasks: JoinSet<()>,
-}
-
-impl Provider {
-    pub async fn new(replies: Vec<Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let script = Arc::new(Mutex::new(VecDeque::from(replies)));
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (told, heard) = (Arc::clone(&script), Arc::clone(&asked));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (told, heard) = (Arc::clone(&told), Arc::clone(&heard));
-                let service = service_fn(move |request| {
-                    answer(Arc::clone(&told), Arc::clone(&heard), request)
-                });
-                connections.spawn(async move {
-                    drop(
-                        http1::Builder::new()
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await,
-                    );
-                });
-            }
-        });
-        Self {
-            base_url,
-            script,
-            asked,
-            _tasks: tasks,
-        }
-    }
-
-    pub fn say(&self, replies: Vec<Reply>) {
-        *self.script.lock().unwrap() = replies.into();
-    }
-
-    pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-async fn answer(
-    script: Arc<Mutex<VecDeque<Reply>>>,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    request: Request<Incoming>,
-) -> Result<Response<UnsyncBoxBody<Bytes, std::io::Error>>, hyper::Error> {
-    let (head, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
-    asked.lock().unwrap().push(Asked {
-        target: head.uri.to_string(),
-        headers: head.headers,
-        body,
-    });
-    let reply = {
-        let mut script = script.lock().unwrap();
-        if script.len() > 1 {
-            script.pop_front()
-        } else {
-            script.front().cloned()
-        }
-    };
-    let reply = reply.unwrap();
-    let frames = stream::iter(reply.pieces).filter_map(async |piece| match piece {
-        Piece::Bytes(bytes) => Some(Ok(Frame::data(bytes))),
-        Piece::Gate(gate) => {
-            gate.notified().await;
-            None
-        }
-        Piece::Cut => {
-            // hyper writes what it has while the body waits, and drops it when the body fails.
-            tokio::task::yield_now().await;
-            Some(Err(std::io::Error::other("cut")))
-        }
-    });
-    let mut response = Response::builder().status(reply.status);
-    for (name, value) in &reply.headers {
-        response = response.header(*name, value);
-    }
-    Ok(response
-        .body(BodyExt::boxed_unsync(StreamBody::new(Box::pin(frames))))
-        .unwrap())
 }
 
 pub const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-said\",\"usage\":{\"input_tokens\":11,\"output_tokens\":1}}}\n\n";

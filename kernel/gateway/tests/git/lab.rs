@@ -5,7 +5,7 @@ use factory_core::grant::{Grant, Role};
 use factory_core::ids::{Epoch, Oid, RunId};
 use factory_core::inbox::InboxEntry;
 use factory_gateway::door::{self, RunDoor};
-use factory_gateway::{Keys, Stores, Timing};
+use factory_gateway::{Keys, Redactor, Stores, Timing};
 use factory_ledger::base::BaseRepo;
 use factory_ledger::door::DoorRepo;
 use factory_ledger::places::Places;
@@ -77,7 +77,7 @@ impl Lab {
         let clock = Arc::new(|| 1_700_000_000);
         let stores = Stores::open(
             places.clone(),
-            Keys::new(BTreeMap::new()),
+            Keys::new(BTreeMap::new(), None, Redactor::default()),
             clock,
             Timing::default(),
         )

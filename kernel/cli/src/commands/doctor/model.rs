@@ -1,14 +1,20 @@
 //! The model's key and address.
 
 use super::{Condition, Line, Report};
-use crate::{failure::Class, keys};
+use crate::{
+    failure::Class,
+    keys::{self, Origin},
+};
 use factory_core::{
     config::{Config, Vendor},
     grant::{Provider, WireApi},
 };
 use futures_util::future;
+use secrecy::{ExposeSecret, SecretString};
 use std::time::Duration;
 
+/// What the lines about keys are called.
+const NAME: &str = "model key";
 /// What asking a provider for a sign of life may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -20,36 +26,61 @@ fn keys_of(vendor: Vendor) -> (&'static str, &'static str) {
     }
 }
 
-/// Whether the keys are set, and look like ones. They are never shown.
-pub(super) fn look_at_key(config: &Config, report: &mut Report) {
-    match (config.providers(), keys::check(config, keys::is_set)) {
-        (_, Err(failure)) => report.lines.push(Line::failed("model key", failure)),
-        (None, Ok(())) => report.ok("model key", "none is needed for your own command"),
-        (Some((api, providers)), Ok(())) => look_into_keys(api.vendor(), &providers, report),
+/// Whether the keys can be had, and look like ones. They are never shown.
+pub(super) async fn look_at_key(config: &Config, report: &mut Report) {
+    let file = match keys::file() {
+        Ok(file) => file,
+        Err(failure) => {
+            report.lines.push(Line::failed(NAME, failure));
+            return;
+        }
+    };
+    let Some((api, providers)) = config.providers() else {
+        report.ok(NAME, "none is needed for your own command");
+        return;
+    };
+    let mut found = Vec::new();
+    let mut flaws = Vec::new();
+    for provider in &providers {
+        let name = &provider.key_env;
+        match keys::find(name, &file).await {
+            Ok(Some((key, origin))) => {
+                flaws.extend(look_into_key(api.vendor(), provider, &key, origin));
+                found.push(match origin {
+                    Origin::Environment => name.clone(),
+                    Origin::File => format!("{name} (in keys.env)"),
+                    Origin::Command => format!("{name} (by the command in keys.env)"),
+                });
+            }
+            Ok(None) => flaws.push(Line::failed(NAME, keys::missing(api, provider))),
+            Err(failure) => flaws.push(Line::failed(NAME, failure)),
+        }
     }
-}
-
-fn look_into_keys(vendor: Vendor, providers: &[Provider], report: &mut Report) {
-    let flaws: Vec<Line> = providers
-        .iter()
-        .filter_map(|provider| look_into_key(vendor, provider))
-        .collect();
     if flaws.is_empty() {
-        let names: Vec<&str> = providers.iter().map(|one| one.key_env.as_str()).collect();
-        let verb = if names.len() == 1 { "is" } else { "are" };
-        report.ok("model key", format!("{} {verb} set", names.join(" and ")));
+        let verb = if found.len() == 1 { "is" } else { "are" };
+        report.ok(NAME, format!("{} {verb} set", found.join(" and ")));
     }
     report.lines.extend(flaws);
 }
 
 /// What is wrong with the key of a provider.
-fn look_into_key(vendor: Vendor, provider: &Provider) -> Option<Line> {
-    const NAME: &str = "model key";
+fn look_into_key(
+    vendor: Vendor,
+    provider: &Provider,
+    key: &SecretString,
+    origin: Origin,
+) -> Option<Line> {
     let name = &provider.key_env;
-    let value = std::env::var(name).unwrap_or_default();
-    if let Some(flaw) = flaw(&value) {
+    let value = key.expose_secret();
+    if let Some(flaw) = flaw(value) {
         let line = Line::missing(NAME, Class::Key, format!("{name} {flaw}"));
-        return Some(line.mend(format!("export {name}=<the key alone, on one line>")));
+        return Some(line.mend(match origin {
+            Origin::Environment => format!("export {name}=<the key alone, on one line>"),
+            Origin::File => format!("write {name}=<the key alone> into keys.env"),
+            Origin::Command => {
+                "let the command in keys.env print the key alone, on its first line".to_owned()
+            }
+        }));
     }
     let (address, begin) = keys_of(vendor);
     if !provider.base_url.starts_with(address) || value.trim().starts_with(begin) {
