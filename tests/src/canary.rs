@@ -101,16 +101,26 @@ impl Search {
         found
     }
 
-    /// What one process holds.
-    pub fn process(&self, pid: u32) -> Held {
+    /// What one process holds; none where it is gone.
+    pub fn process(&self, pid: u32) -> Option<Held> {
         let proc = Path::new("/proc").join(pid.to_string());
-        let read = |name: &str| {
-            let path = proc.join(name);
-            self.bytes(&std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-        };
+        match self.look_into(&proc) {
+            Ok(held) => Some(held),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            // It ended while it was read.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                None
+            }
+            Err(error) => panic!("{}: {error}", proc.display()),
+        }
+    }
+
+    fn look_into(&self, proc: &Path) -> std::io::Result<Held> {
+        let read =
+            |name: &str| Ok::<_, std::io::Error>(self.bytes(&std::fs::read(proc.join(name))?));
         let mut files = BTreeSet::new();
-        for entry in std::fs::read_dir(proc.join("fd")).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(proc.join("fd"))? {
+            let path = entry?.path();
             let Ok(leads_to) = std::fs::read_link(&path) else {
                 continue; // Closed by now.
             };
@@ -124,23 +134,22 @@ impl Search {
                 }));
             }
         }
-        Held {
-            environment: read("environ"),
-            arguments: read("cmdline"),
+        Ok(Held {
+            environment: read("environ")?,
+            arguments: read("cmdline")?,
             files,
-            memory: self.memory(&proc),
-        }
+            memory: self.memory(proc)?,
+        })
     }
 
     /// What stands in the memory of a process: in each page that it has, in RAM or swapped out.
-    fn memory(&self, proc: &Path) -> BTreeSet<String> {
-        let open = |name: &str| {
-            let path = proc.join(name);
-            File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-        };
-        let (memory, pages) = (open("mem"), open("pagemap"));
-        let maps = std::fs::read_to_string(proc.join("smaps")).unwrap();
-        self.run(|to| {
+    fn memory(&self, proc: &Path) -> std::io::Result<BTreeSet<String>> {
+        let (memory, pages) = (
+            File::open(proc.join("mem"))?,
+            File::open(proc.join("pagemap"))?,
+        );
+        let maps = std::fs::read_to_string(proc.join("smaps"))?;
+        Ok(self.run(|to| {
             for (from, end) in used_maps(&maps) {
                 let mut table = vec![0; usize::try_from((end - from) / PAGE).unwrap() * 8];
                 if pages.read_exact_at(&mut table, from / PAGE * 8).is_err() {
@@ -158,7 +167,7 @@ impl Search {
                 }
                 to.write_all(b"\0").unwrap();
             }
-        })
+        }))
     }
 }
 

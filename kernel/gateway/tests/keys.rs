@@ -178,6 +178,45 @@ async fn a_command_is_asked_for_what_is_needed_and_again_after_a_refusal() {
 }
 
 #[tokio::test]
+async fn all_whose_key_stays_wrong_share_one_question() {
+    const CALLS: usize = 4;
+    let gates: Vec<_> = (0..CALLS)
+        .map(|_| Arc::new(tokio::sync::Notify::new()))
+        .collect();
+    let held = |gate: &Arc<tokio::sync::Notify>| {
+        let mut refusal = Reply::json(401, "");
+        refusal.pieces = vec![common::Piece::Gate(Arc::clone(gate)), bytes("{}")];
+        refusal
+    };
+    let provider = Provider::new(gates.iter().map(held).collect()).await;
+    let timing = Timing {
+        key_pause: Duration::from_millis(10),
+        ..quick()
+    };
+    let mut lab = lab(&provider, "", timing).await;
+    let dir = lab.dir.path().to_owned();
+    write(&lab.keys_env(), &told(&dir));
+    write(&dir.join("secret"), OLD);
+    let mut agents: Vec<Agent> = Vec::new();
+    for _ in 0..CALLS {
+        agents.push(lab.agent().await);
+    }
+    let calls = agents.iter_mut().map(|agent| agent.whole_model());
+    // Nobody is refused before all have asked.
+    let (answered, ()) = tokio::join!(soon("answers", join_all(calls)), async {
+        while provider.asked().len() < CALLS {
+            tokio::task::yield_now().await;
+        }
+        gates.iter().for_each(|gate| gate.notify_one());
+    });
+    assert!(answered.iter().all(|answered| answered.status == 403));
+    let asked = std::fs::read_to_string(dir.join("asked")).unwrap();
+    assert_eq!(asked, format!("{KEY_ENV}\n").repeat(2));
+    assert_eq!(used(&provider), [OLD; CALLS]);
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn a_command_that_hangs_holds_up_nobody_else() {
     let provider = Provider::new(vec![whole()]).await;
     let timing = Timing {

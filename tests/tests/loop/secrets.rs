@@ -50,21 +50,20 @@ fn canaries(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|it| format!("{CANARY}-{it}_")).collect()
 }
 
-/// All processes of a container, by their names on the host.
-fn in_container(container: &str) -> Vec<u32> {
+/// What each process of a container holds; one that ended while it was looked at is left out.
+fn in_container(container: &str) -> Vec<Held> {
     let told = docker(&["top", container, "-eo", "pid"]);
-    told.lines()
-        .skip(1)
-        .map(|it| it.trim().parse().unwrap())
-        .collect()
+    let pids = told.lines().skip(1).map(|it| it.trim().parse().unwrap());
+    pids.filter_map(|pid| search().process(pid)).collect()
 }
 
-fn objects(lab: &Lab, repository: &str) -> BTreeSet<String> {
+/// What stands in the objects of a repository.
+fn objects(lab: &Lab, repository: &str, search: &Search) -> BTreeSet<String> {
     let mut git = Command::new("git");
     git.args(["-c", "safe.directory=*", "-C"])
         .arg(lab.below(repository))
         .args(["cat-file", "--batch", "--batch-all-objects", "--unordered"]);
-    search().output(&mut git)
+    search.output(&mut git)
 }
 
 #[test]
@@ -98,8 +97,7 @@ fn no_key_is_anywhere_but_in_launcher_and_gateway() {
         "exec", "--detach", "--env", &planted, &container, "sleep", "600",
     ]);
     let mut agents = Held::default();
-    for pid in in_container(&container) {
-        let held = search().process(pid);
+    for held in in_container(&container) {
         agents.environment.extend(held.environment);
         agents.arguments.extend(held.arguments);
         agents.files.extend(held.files);
@@ -120,7 +118,7 @@ fn no_key_is_anywhere_but_in_launcher_and_gateway() {
     let all = processes(lab.repo().parent().unwrap());
     let held = |role: &str| {
         let found = all.iter().find(|process| process.is(role)).unwrap();
-        let held = search().process(found.pid);
+        let held = search().process(found.pid).unwrap();
         println!("{role}: {held:?}");
         held
     };
@@ -152,7 +150,7 @@ fn no_key_is_anywhere_but_in_launcher_and_gateway() {
     }
     assert_clean(&search().files(lab.repo()), "the repository's folder");
     for repository in ["state.git", "base.git", "door.git"] {
-        assert_clean(&objects(&lab, repository), repository);
+        assert_clean(&objects(&lab, repository, &search()), repository);
     }
     for args in [["pr", "show", "1"], ["run", "logs", "r1-1"]] {
         assert!(!lab.ok(&args).contains(CANARY));
@@ -189,7 +187,7 @@ fn a_canary_is_found_wherever_a_process_holds_it() {
         .unwrap();
     let mut ready = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
-    let held = Search::of(&[CANARY]).process(child.id());
+    let held = Search::of(&[CANARY]).process(child.id()).unwrap();
     drop(child.stdin.take());
     child.wait().unwrap();
     let of = |names: &[&str]| canaries(names);
@@ -253,6 +251,49 @@ conversations:
         run.contains("usage      3 model calls"),
         "each is counted once: {run}"
     );
+    lab.assert_at_rest();
+}
+
+/// A command that fails only once agents work: a person is told, and what it said stays in the log.
+#[test]
+fn a_command_that_gives_no_key_any_more_is_a_persons_affair() {
+    let model = Model::yaml("conversations: [{name: no, steps: [{text: never}]}]");
+    let mut lab = Lab::new();
+    lab.env("OTHER_API_KEY", &format!("{CANARY}-other_"));
+    write_keys(
+        &lab,
+        &format!(
+            "FACTORY_KEY_COMMAND='test -e \"$HOME/asked\" && {{ echo no-sesame {CANARY}-other_ >&2; exit 7; }}; \
+             touch \"$HOME/asked\"; echo some-made-up-key'\n"
+        ),
+    );
+    lab.write("factory.yaml", &Lab::claude_config(&model, GREETED));
+    lab.commit("Begin");
+    lab.approved("Greet people", "");
+    let ended = lab.until_idle();
+    assert_eq!(ended.code, 10, "{}", ended.text());
+    assert!(
+        ended.text().contains("no-sesame [key redacted]") && !ended.text().contains(CANARY),
+        "{}",
+        ended.text()
+    );
+    let said = crate::comments(&lab);
+    assert!(
+        said.contains("TEST_API_KEY") && said.contains("keys.env"),
+        "{said}"
+    );
+    let logs = lab.ok(&["run", "logs", "r1-1"]);
+    assert!(logs.contains("exit status: 7"), "{logs}");
+    let search = Search::of(&["no-sesame", "greeting"]);
+    for repository in ["state.git", "door.git"] {
+        let found = objects(&lab, repository, &search);
+        assert_eq!(
+            found,
+            BTreeSet::from(["greeting".to_owned()]),
+            "{repository}"
+        );
+    }
+    assert!(model.requests().is_empty());
     lab.assert_at_rest();
 }
 

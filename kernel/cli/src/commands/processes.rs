@@ -7,11 +7,11 @@ use crate::{
     factory::Factory,
     failure::{Class, Failure},
     kernel::{self, ImageOf, Options},
-    launcher,
+    keys, launcher,
     views::Traced,
 };
 use factory_core::state::State;
-use factory_gateway::{GatewayOptions, Keys, Redactor, keys};
+use factory_gateway::{GatewayOptions, Keys, Redactor, keys::file};
 use factory_ledger::state::StateRepo;
 use factory_runtime::docker::{self, DockerRuntime};
 use std::{
@@ -49,7 +49,13 @@ pub fn start(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     if options.merges_only {
         passed_on.push("--merges-only".into());
     }
-    Ok(ExitCode::from(launcher::launch(&cwd.into(), &passed_on)?))
+    let key_file = match options.merges_only {
+        // Merging needs no key, and is not held up by what is wrong with one.
+        true => keys::file().unwrap_or_default(),
+        false => keys::file()?,
+    };
+    let code = launcher::launch(&cwd.into(), &passed_on, key_file)?;
+    Ok(ExitCode::from(code))
 }
 
 /// A runtime on this thread: none of our processes has enough to do for two.
@@ -113,8 +119,8 @@ pub fn gateway(cwd: &Path) -> Result<ExitCode, Failure> {
     let log = redactor.clone();
     log_to(move || log.before(Traced));
     let internal = |error| Failure::of(Class::Internal, error);
-    let given = keys::read_stdin().map_err(internal)?;
-    let keys = Keys::new(given, keys::file::place(), redactor);
+    let given = factory_gateway::keys::read_stdin().map_err(internal)?;
+    let keys = Keys::new(given, file::place(), redactor);
     let factory = Factory::open(cwd)?;
     let places = factory.places.clone();
     let newest = AtomicU64::new(factory.state.meta.step);

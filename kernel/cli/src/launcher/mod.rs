@@ -12,7 +12,7 @@ use crate::{
     keys, views, wait,
 };
 use environment::Keyrings;
-use factory_gateway::keys::file::COMMAND;
+use factory_gateway::keys::file::{COMMAND, KeyFile};
 use rustix::process::{Pid, Signal, kill_process};
 use secrecy::ExposeSecret;
 use signal_hook::{
@@ -42,10 +42,10 @@ const STABLE: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Starts the factory and stays until its kernel ends; gives the kernel's exit code.
-/// `passed_on` are the arguments of `start`, handed to the kernel as they are.
-pub fn launch(directory: &OsString, passed_on: &[OsString]) -> Result<u8, Failure> {
+/// `passed_on` are the arguments of `start`, handed to the kernel as they are; `file` is what the
+/// user's `keys.env` says.
+pub fn launch(directory: &OsString, passed_on: &[OsString], file: KeyFile) -> Result<u8, Failure> {
     let rings = Keyrings::read();
-    let file = keys::file()?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     // Remote, image and door probe first: they need the user's way to the network, and nobody after them does.
     // It is told which keys there are, not what they are.

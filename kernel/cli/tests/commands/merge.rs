@@ -169,6 +169,10 @@ fn without_an_engine_a_merge_stays_queued_and_says_how_to_go_on() {
     lab.factory(&["issue", "new", "-t", "One"]).ok();
     lab.factory(&["issue", "approve", "1"]).ok();
     lab.propose(1, &lab.work("factory/1-one", "a.txt"));
+    // It needs no key, so a file of keys that is wrong keeps nobody from merging.
+    let keys = lab.dir.path().join("home/.config/factory");
+    std::fs::create_dir_all(&keys).unwrap();
+    std::fs::write(keys.join("keys.env"), "pasted").unwrap();
     // The gate is opened once; the second call goes on from there.
     for _ in 0..2 {
         lab.factory(&["pr", "merge", "1"])
