@@ -21,12 +21,14 @@ use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use std::sync::{
     Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Most bytes of a report that are read.
 const REPORT_LIMIT: usize = 64 << 10;
+/// Most reports of one run that are taken; the last one counts.
+const REPORTS: usize = 32;
 /// Most bytes of an END that are read; its texts are bounded further.
 const END_LIMIT: usize = 256 << 10;
 /// Most bytes that are kept of why something failed.
@@ -43,6 +45,10 @@ pub struct RunDoor {
     closed: AtomicBool,
     ending: AtomicBool,
     ended: AtomicBool,
+    /// Reports that were taken.
+    reports: AtomicUsize,
+    /// What the run's model calls may have in memory.
+    pub(crate) bodies: models::Bodies,
     pub(crate) git: git::Turns,
     pub(crate) known: Mutex<git::Known>,
     pub(crate) calls: TaskTracker,
@@ -77,6 +83,10 @@ impl RunDoor {
         let ended = entries
             .iter()
             .any(|(_, entry)| matches!(entry, InboxEntry::End(_)));
+        let reports = entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry, InboxEntry::Report { .. }))
+            .count();
         let spending = Arc::new(Spending::of(grant.models.as_ref(), &entries));
         let door = Self {
             run,
@@ -88,6 +98,8 @@ impl RunDoor {
             closed: AtomicBool::new(false),
             ending: AtomicBool::new(ended),
             ended: AtomicBool::new(ended),
+            reports: AtomicUsize::new(reports),
+            bodies: models::Bodies::default(),
             git: git::Turns::default(),
             known: Mutex::default(),
             calls: TaskTracker::new(),
@@ -248,8 +260,20 @@ async fn report(door: &Arc<RunDoor>, request: Request<Incoming>) -> Response<Bod
     if !door.is_open() {
         return http::refuse(StatusCode::FORBIDDEN, format!("run {} is over", door.run));
     }
+    if door.reports.fetch_add(1, Ordering::AcqRel) >= REPORTS {
+        door.reports.fetch_sub(1, Ordering::AcqRel);
+        let why = format!(
+            "run {} handed in {REPORTS} reports already, and the last of them counts; end the agent",
+            door.run
+        );
+        return http::refuse(StatusCode::TOO_MANY_REQUESTS, why);
+    }
     let json = door.stores.keys.redact(&json);
-    answer_when_durable(door, door.append(InboxEntry::Report { json }).await)
+    let written = door.append(InboxEntry::Report { json }).await;
+    if written.is_err() {
+        door.reports.fetch_sub(1, Ordering::AcqRel);
+    }
+    answer_when_durable(door, written)
 }
 
 async fn end(door: Arc<RunDoor>, request: Request<Incoming>) -> Response<Body> {

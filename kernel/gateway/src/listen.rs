@@ -14,12 +14,18 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Time that a connection has for its first request when the door closes: an
 /// engine takes a connection that is closed at once for a broken provider.
 const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(5);
+/// Most connections of a socket that are served at the same time: no engine opens as many,
+/// and a run that does waits for one of its own to end, to nobody else's harm.
+pub(crate) const MOST_CONNECTIONS: usize = 64;
 /// Pause after a connection could not be taken, as when no file handle is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,12 +65,12 @@ impl Socket {
         })
     }
 
-    /// Removes the socket's name, then takes those who had connected by it.
+    /// Removes the socket's name, then takes those who had connected by it, as many as are served.
     fn give_up(self) -> io::Result<Vec<UnixStream>> {
         absent(std::fs::remove_file(self.folder.address(&self.name)))?;
         let listener = self.listener.into_std()?;
         let mut waiting = Vec::new();
-        loop {
+        while waiting.len() < MOST_CONNECTIONS {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(true)?;
@@ -75,6 +81,7 @@ impl Socket {
                 Err(error) => return Err(error),
             }
         }
+        Ok(waiting)
     }
 }
 
@@ -96,25 +103,32 @@ pub(crate) struct Ends {
     pub(crate) connections: TaskTracker,
 }
 
-/// Serves `socket` until it is drained; its name is gone and all who had
-/// connected are being served when this returns.
+/// Serves `socket` until it is drained, [`MOST_CONNECTIONS`] at a time; its name is gone and
+/// all who had connected are being served when this returns.
 pub(crate) async fn serve<F, A>(socket: Socket, ends: Ends, handler: F)
 where
     F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Response<Body>> + Send + 'static,
 {
     let handler = Arc::new(handler);
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        let accepted = async {
+            // Whoever connects meanwhile waits in the socket's queue, and costs no file handle.
+            let turn = Arc::clone(&room).acquire_owned().await;
+            (turn, socket.listener.accept().await)
+        };
         let accepted = tokio::select! {
-            accepted = socket.listener.accept() => accepted,
+            accepted = accepted => accepted,
             () = ends.drain.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                ends.connections
-                    .spawn(connection(stream, ends.clone(), Arc::clone(&handler)));
+            (Ok(turn), Ok((stream, _))) => {
+                let served = connection(stream, ends.clone(), Arc::clone(&handler), turn);
+                ends.connections.spawn(served);
             }
-            Err(error) => {
+            (Err(_), _) => break,
+            (_, Err(error)) => {
                 tracing::warn!(%error, "a connection could not be taken");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -124,8 +138,12 @@ where
     match socket.give_up() {
         Ok(waiting) => {
             for stream in waiting {
-                ends.connections
-                    .spawn(connection(stream, ends.clone(), Arc::clone(&handler)));
+                let Ok(turn) = Arc::clone(&room).try_acquire_owned() else {
+                    tracing::info!(socket = %name.display(), "more had connected than are served");
+                    break;
+                };
+                let served = connection(stream, ends.clone(), Arc::clone(&handler), turn);
+                ends.connections.spawn(served);
             }
         }
         Err(error) => {
@@ -134,8 +152,12 @@ where
     }
 }
 
-async fn connection<F, A>(stream: UnixStream, ends: Ends, handler: Arc<F>)
-where
+async fn connection<F, A>(
+    stream: UnixStream,
+    ends: Ends,
+    handler: Arc<F>,
+    _turn: OwnedSemaphorePermit,
+) where
     F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
     A: Future<Output = Response<Body>> + Send + 'static,
 {

@@ -20,14 +20,19 @@ use factory_core::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::Incoming,
+    body::{Body as _, Incoming},
     header::{self, HeaderValue},
 };
 use std::sync::Arc;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 
 /// Most bytes of a request.
 const BODY_LIMIT: usize = 32 << 20;
+/// Kibibytes of requests that one run may have in memory; further ones wait.
+const BODIES_KIB: u32 = 64 << 10;
 /// What an engine waits when the provider is away and named no time.
 const AWAY_RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 /// Pieces of a stream that wait for a slow engine.
@@ -35,6 +40,27 @@ const QUEUE: usize = 16;
 
 /// Why a call is not taken any further after the run's END.
 const OVER: &str = "the run is over: nothing is accepted from it any more";
+
+/// How much of a run's requests is in memory. A run that sends more than there is room for
+/// waits, whatever it announces; other runs have room of their own.
+pub(crate) struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES_KIB as usize)))
+    }
+}
+
+impl Bodies {
+    /// Room for a body of `announced` bytes, or of any length; kept while it is held. None
+    /// only where the door is gone.
+    async fn room(&self, announced: Option<u64>) -> Option<OwnedSemaphorePermit> {
+        let most = BODY_LIMIT as u64;
+        let kib = announced.unwrap_or(most).min(most).div_ceil(1024);
+        let kib = u32::try_from(kib).unwrap_or(BODIES_KIB);
+        Arc::clone(&self.0).acquire_many_owned(kib).await.ok()
+    }
+}
 
 /// Whether `path` belongs to a model API.
 pub(crate) fn is_model_path(path: &str) -> bool {
@@ -86,14 +112,22 @@ pub(crate) async fn handle(
         );
         return error(own, Trouble::NotFound, &what);
     };
+    let Some(models) = granted.filter(|models| models.api == api) else {
+        http::drain(request).await;
+        return refused(api, "this run may not call models of this provider");
+    };
     let started = Instant::now();
     let target = match request.uri().query() {
         Some(query) => format!("{}?{query}", api::provider_path(api)),
         None => api::provider_path(api).to_owned(),
     };
     let (head, body) = request.into_parts();
-    let body = tokio::select! {
-        body = Limited::new(body, BODY_LIMIT).collect() => body,
+    let read = async {
+        let room = door.bodies.room(body.size_hint().upper()).await;
+        (room, Limited::new(body, BODY_LIMIT).collect().await)
+    };
+    let (room, body) = tokio::select! {
+        read = read => read,
         () = door.cut_calls.cancelled() => return refused(api, OVER),
     };
     let body = match body {
@@ -106,9 +140,6 @@ pub(crate) async fn handle(
             let what = format!("the request broke off: {problem}");
             return error(api, Trouble::Invalid, &what);
         }
-    };
-    let Some(models) = granted.filter(|models| models.api == api) else {
-        return refused(api, "this run may not call models of this provider");
     };
     if !door.is_open() {
         return refused(api, OVER);
@@ -133,6 +164,8 @@ pub(crate) async fn handle(
             asked = ask::ask(&mut call, &granted, &target, &head.headers, body) => Some(asked),
             () = answer.closed() => None,
         };
+        // The request is sent, or given up.
+        drop(room);
         match asked {
             Some(Ok(answered)) => call.answer(answered, answer).await,
             Some(Err(response)) => drop(answer.send(*response)),

@@ -1,0 +1,142 @@
+//! A run that sends more than anybody needs: what its door takes of it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::{Agent, Lab, quick, run_id, soon};
+use factory_core::{
+    inbox::InboxEntry,
+    wire::{self, Refusal},
+};
+use factory_gateway::client;
+use std::future::poll_fn;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const NOWHERE: &str = "http://127.0.0.1:1";
+/// Connections of a run that are served at the same time.
+const CONNECTIONS: usize = 64;
+
+#[tokio::test]
+async fn a_run_with_too_many_connections_waits_for_its_own() {
+    let mut lab = Lab::with_run(NOWHERE, quick()).await;
+    let other = lab.grant("r2-1", NOWHERE);
+    lab.grants.lock().unwrap().push(other);
+    client::wake(&lab.places).await.unwrap();
+    let socket = lab.places.run_socket(run_id("r1-1"));
+    let mut half = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut one = client::connect(&socket).await.unwrap();
+        one.write_all(b"GET /factory/v1/hello HTTP/1.1\r\nhost: door\r\nx-")
+            .await
+            .unwrap();
+        half.push(one);
+    }
+    let hello = b"GET /factory/v1/hello HTTP/1.1\r\nhost: door\r\nconnection: close\r\n\r\n";
+    let mut late = client::connect(&socket).await.unwrap();
+    late.write_all(hello).await.unwrap();
+    // Another run is answered meanwhile; the late one is not.
+    for _ in 0..3 {
+        let mut agent = Agent::connect(&lab.places, "r2-1").await;
+        assert_eq!(
+            agent
+                .call(hyper::Method::GET, wire::PATH_HELLO, "")
+                .await
+                .status,
+            200
+        );
+    }
+    let mut answer = [0; 12];
+    let mut buffer = tokio::io::ReadBuf::new(&mut answer);
+    let early = poll_fn(|context| {
+        let read = std::pin::Pin::new(&mut late);
+        std::task::Poll::Ready(tokio::io::AsyncRead::poll_read(read, context, &mut buffer))
+    });
+    assert!(early.await.is_pending(), "{buffer:?}");
+    half.pop();
+    let mut answer = String::new();
+    soon("the late one's turn", late.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(half);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_hands_in_a_bounded_number_of_reports() {
+    let mut lab = Lab::with_run(NOWHERE, quick()).await;
+    let mut agent = lab.agent().await;
+    let report = |n: usize| format!("{{\"summary\": \"report {n}\"}}");
+    for n in 0..32 {
+        assert_eq!(agent.post(wire::PATH_REPORT, report(n)).await.status, 204);
+        // One that is wrong is asked for again, and counts nothing.
+        assert_eq!(agent.post(wire::PATH_REPORT, "{}").await.status, 422);
+    }
+    for _ in 0..2 {
+        let got = agent.post(wire::PATH_REPORT, report(99)).await;
+        assert_eq!(got.status, 429, "{}", got.text());
+        let refusal: Refusal = serde_json::from_slice(&got.body).unwrap();
+        assert!(refusal.error.contains("32 reports"), "{}", refusal.error);
+    }
+    let reports = lab.inbox("r1-1").into_iter();
+    let reports = reports.filter(|entry| matches!(entry, InboxEntry::Report { .. }));
+    assert_eq!(reports.count(), 32);
+    lab.stop().await;
+    // The next gateway knows it.
+    lab.start(quick()).await;
+    let got = lab.agent().await.post(wire::PATH_REPORT, report(99)).await;
+    assert_eq!(got.status, 429, "{}", got.text());
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_announced_take_no_room_of_other_runs() {
+    let mut lab = Lab::with_run(NOWHERE, quick()).await;
+    let other = lab.grant("r2-1", NOWHERE);
+    lab.grants.lock().unwrap().push(other);
+    client::wake(&lab.places).await.unwrap();
+    let announce = "POST /v1/messages HTTP/1.1\r\nhost: door\r\ncontent-length: 33554432\r\n\r\n{";
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let mut one = client::connect(&lab.places.run_socket(run_id("r1-1")))
+            .await
+            .unwrap();
+        one.write_all(announce.as_bytes()).await.unwrap();
+        all.push(one);
+    }
+    // Nobody is at the other end of its provider: it is told so.
+    let got = Agent::connect(&lab.places, "r2-1")
+        .await
+        .whole_model()
+        .await;
+    assert_eq!(got.status, 503, "{}", got.text());
+    drop(all);
+    // What broke off gave its room back.
+    let got = soon("a turn", lab.agent().await.whole_model()).await;
+    assert_eq!(got.status, 503, "{}", got.text());
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_without_models_is_told_before_its_request_is_read() {
+    let mut lab = Lab::with_run(NOWHERE, quick()).await;
+    lab.grants.lock().unwrap()[0].models = None;
+    client::wake(&lab.places).await.unwrap();
+    let mut agent = client::connect(&lab.places.run_socket(run_id("r1-1")))
+        .await
+        .unwrap();
+    let head = "POST /v1/messages HTTP/1.1\r\nhost: door\r\ncontent-length: 33554432\r\n\r\n";
+    agent.write_all(head.as_bytes()).await.unwrap();
+    // More than a refused request is read for, and far less than was announced.
+    let piece = vec![b'x'; 2 << 20];
+    let (mut from, mut to) = agent.split();
+    let mut answer = [0; 12];
+    let (read, _) = tokio::join!(
+        soon("an answer", from.read_exact(&mut answer)),
+        // The door may close before all of it is written.
+        to.write_all(&piece),
+    );
+    read.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 403");
+    lab.stop().await;
+}
