@@ -8,7 +8,7 @@ TESTING := --workspace --features factory/failpoints
 # What people install, measured from outside.
 BENCHED := --package factory --package factory-agent --package factory-tests
 
-.PHONY: build install test demo record check bench fuzz sim soak soak-engines
+.PHONY: build install test demo record check bench fuzz sim soak soak-engines hostile
 
 build:
 	$(CARGO) build
@@ -85,3 +85,15 @@ soak-engines:
 	FACTORY_ROUNDS=$(COUNT) FACTORY_SOAK_RESULT=$(CURDIR)/target/soak-engines \
 		$(CARGO) test $(TESTING) --test loop -- --ignored --exact projects::soak --nocapture
 	@cat target/soak-engines
+
+# What a hostile agent tries, in real containers, each with its wall and without it. The last
+# line says how many got through; docs/hostile.md is written anew where none did.
+# `ATTACKS="push-main use-memory" make hostile` tries some of them and writes nothing.
+ATTACKS ?=
+hostile:
+	sh tests/prepare
+	$(CARGO) build $(TESTING) --lib --bins --tests
+	FACTORY_ATTACKS="$(ATTACKS)" FACTORY_RECORD=$(CURDIR)/docs/hostile.md \
+		FACTORY_SOAK_RESULT=$(CURDIR)/target/hostile $(CARGO) test $(TESTING) --test hostile -- \
+		--exact no_attack_gets_through_and_without_its_wall_each_does --nocapture
+	@cat target/hostile

@@ -1,0 +1,25 @@
+//! The attacks.
+
+mod host;
+pub mod limits;
+mod network;
+mod pushes;
+mod rights;
+mod secrets;
+
+use crate::attack::Attack;
+
+/// All of them, in the order of the table.
+pub fn all() -> Vec<&'static Attack> {
+    [
+        network::ALL,
+        host::ALL,
+        rights::ALL,
+        secrets::ALL,
+        pushes::ALL,
+        limits::ALL,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
