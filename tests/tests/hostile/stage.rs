@@ -392,7 +392,8 @@ impl Stage {
                 .filter_map(|entry| entry.file_name().into_string().ok())
             {
                 let ws = self.lab.below("ws").join(&run);
-                if waits(&ws) {
+                // What is just being removed lies beside them, under another name.
+                if !run.starts_with('.') && waits(&ws) {
                     let held = self.look(&run, &ws);
                     seen.entry(run).or_default().push(held);
                     go_on(&ws);
