@@ -131,3 +131,35 @@ fn the_list_is_whole_and_the_page_says_what_is_in_it() {
         "docs/hostile.md is another: `make hostile` writes it"
     );
 }
+
+#[test]
+fn every_attack_stands_for_a_promise_of_the_threat_model() {
+    let page = table::path().with_file_name("threat-model.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let all = list::all();
+    // `reach-*` stands for all that begin so.
+    let named = |words: &str, name: &str| match words.strip_suffix('*') {
+        Some(begin) => name.starts_with(begin),
+        None => words == name,
+    };
+    let mut seen = BTreeSet::new();
+    for promise in page
+        .lines()
+        .filter_map(|line| line.split_once("| hostile: "))
+    {
+        // What comes after a semicolon is no attack.
+        let attacks = promise.1.split(';').next().unwrap();
+        for words in attacks.split('`').skip(1).step_by(2) {
+            let of_it = all.iter().map(|attack| attack.name);
+            let of_it: Vec<_> = of_it.filter(|name| named(words, name)).collect();
+            assert!(!of_it.is_empty(), "there is no attack {words}");
+            seen.extend(of_it);
+        }
+    }
+    let forgotten: Vec<_> = all
+        .iter()
+        .map(|attack| attack.name)
+        .filter(|name| !seen.contains(name))
+        .collect();
+    assert!(forgotten.is_empty(), "no promise names {forgotten:?}");
+}
