@@ -3,7 +3,7 @@
 
 use crate::{
     api,
-    keys::Keys,
+    keys::{Keys, Redactor},
     sse::{Event, Splitter},
     transcript::Transcripts,
 };
@@ -12,7 +12,7 @@ use factory_core::inbox::Usage;
 use factory_ledger::{git::Git, places::Places};
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::Value;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// More than any count of one event that is believed.
 const MOST_TOKENS: u64 = 1 << 42;
@@ -195,7 +195,7 @@ fn places(folder: &tempfile::TempDir) -> Places {
 
 /// The transcript of an engine that writes these pieces.
 fn written(places: &Places, pieces: &[&[u8]]) -> Vec<u8> {
-    let keys = Keys::default();
+    let keys = Keys::new(BTreeMap::new(), None, Redactor::default());
     let run = "r1-1".parse().unwrap();
     let path = places.transcript(run);
     match std::fs::remove_file(&path) {

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod floods;
 mod untrusted;
 
 use common::{Agent, Lab, Piece, Provider, Reply, bytes, collect, quick, read_until, run_id, soon};

@@ -101,6 +101,7 @@ fn holds(title: &str, body: &str, comment: &str, feedback: &str) {
     let comments = [Comment {
         author: title.replace(MARK, ""),
         at: 0,
+        run: None,
         text: marked(comment),
     }];
     stays_inside(&brief::brief(&run, &issue, comments.iter()), 4);
@@ -141,6 +142,7 @@ fn a_long_comment_hides_no_other() {
     let comment = |text: String| Comment {
         author: "ann".to_owned(),
         at: 0,
+        run: None,
         text,
     };
     let long = || comment(format!("begin{}end", "x".repeat(60 << 10)));

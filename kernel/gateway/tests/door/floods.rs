@@ -1,8 +1,6 @@
 //! A run that sends more than anybody needs: what its door takes of it.
 
-mod common;
-
-use common::{Agent, Lab, quick, run_id, soon};
+use crate::common::{Agent, Lab, quick, run_id, soon};
 use factory_core::{
     inbox::InboxEntry,
     wire::{self, Refusal},
