@@ -1,13 +1,19 @@
 //! A run that sends more than anybody needs: what its door takes of it.
 
-use crate::common::{Agent, Lab, quick, run_id, soon};
+use crate::START;
+use crate::common::{
+    Agent, Lab, Piece, Provider, Reply, bytes, model_request, quick, run_id, soon,
+};
 use factory_core::{
     inbox::InboxEntry,
     wire::{self, Refusal},
 };
 use factory_gateway::client;
-use std::future::poll_fn;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{future::poll_fn, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
 
 const NOWHERE: &str = "http://127.0.0.1:1";
 /// Connections of a run that are served at the same time.
@@ -111,6 +117,26 @@ async fn bodies_that_are_announced_take_no_room_of_other_runs() {
     // What broke off gave its room back.
     let got = soon("a turn", lab.agent().await.whole_model()).await;
     assert_eq!(got.status, 503, "{}", got.text());
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_sent_gives_its_room_back_while_it_is_answered() {
+    let gate = Arc::new(Notify::new());
+    let held = Reply::sse(vec![bytes(START), Piece::Gate(Arc::clone(&gate))]);
+    let provider = Provider::new(vec![held]).await;
+    let mut lab = Lab::with_run(&provider.base_url, quick()).await;
+    // Two of them have room at the same time.
+    let long = format!("{{\"messages\":[\"{}\"]}}", "x".repeat(30 << 20));
+    let mut under_way = Vec::new();
+    for _ in 0..3 {
+        let mut agent = lab.agent().await;
+        let request = model_request().map(|_| http_body_util::Full::from(long.clone()));
+        let answer = soon("the beginning of an answer", agent.ask(request)).await;
+        under_way.push((answer.unwrap(), agent));
+    }
+    assert!(under_way.iter().all(|(answer, _)| answer.status() == 200));
+    drop(under_way);
     lab.stop().await;
 }
 
