@@ -4,10 +4,7 @@ use crate::START;
 use crate::common::{
     Agent, Lab, Piece, Provider, Reply, bytes, model_request, quick, run_id, soon,
 };
-use factory_core::{
-    inbox::InboxEntry,
-    wire::{self, Refusal},
-};
+use factory_core::wire;
 use factory_gateway::client;
 use std::{future::poll_fn, sync::Arc};
 use tokio::{
@@ -62,33 +59,6 @@ async fn a_run_with_too_many_connections_waits_for_its_own() {
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(half);
-    lab.stop().await;
-}
-
-#[tokio::test]
-async fn a_run_hands_in_a_bounded_number_of_reports() {
-    let mut lab = Lab::with_run(NOWHERE, quick()).await;
-    let mut agent = lab.agent().await;
-    let report = |n: usize| format!("{{\"summary\": \"report {n}\"}}");
-    for n in 0..32 {
-        assert_eq!(agent.post(wire::PATH_REPORT, report(n)).await.status, 204);
-        // One that is wrong is asked for again, and counts nothing.
-        assert_eq!(agent.post(wire::PATH_REPORT, "{}").await.status, 422);
-    }
-    for _ in 0..2 {
-        let got = agent.post(wire::PATH_REPORT, report(99)).await;
-        assert_eq!(got.status, 429, "{}", got.text());
-        let refusal: Refusal = serde_json::from_slice(&got.body).unwrap();
-        assert!(refusal.error.contains("32 reports"), "{}", refusal.error);
-    }
-    let reports = lab.inbox("r1-1").into_iter();
-    let reports = reports.filter(|entry| matches!(entry, InboxEntry::Report { .. }));
-    assert_eq!(reports.count(), 32);
-    lab.stop().await;
-    // The next gateway knows it.
-    lab.start(quick()).await;
-    let got = lab.agent().await.post(wire::PATH_REPORT, report(99)).await;
-    assert_eq!(got.status, 429, "{}", got.text());
     lab.stop().await;
 }
 
