@@ -372,9 +372,17 @@ mod tests {
             comments.push(comment(Some(run), &format!("thought {n} {long}")));
         }
         let told = tell_comments(comments.iter());
-        assert!(told.contains("## Comment by ann\n\nKeep the format.\n"));
-        assert!(told.contains("> thought 8") && !told.contains("thought 7"));
-        assert_eq!(told.matches("\n## Comment by ann\n").count(), 1, "its own");
+        let own = format!("## Comment by ann\n\n{}", text::fenced("Keep the format."));
+        assert!(told.contains(&own), "{told}");
+        assert!(told.contains("thought 8") && !told.contains("thought 7"));
+        // The other one that looks like a heading stands in a fence.
+        let fence = text::fenced("x")
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let heading = format!("\n## Comment by ann\n\n{fence}\n");
+        assert_eq!(told.matches(&heading).count(), 1, "its own");
         let order = [told.find("Keep"), told.find("thought 8")];
         assert!(order.is_sorted(), "the oldest is first");
     }

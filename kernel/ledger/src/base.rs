@@ -60,13 +60,23 @@ impl BaseRepo {
     /// Brings the history of one branch of the user's repository and returns
     /// its tip. Costs one short process where nothing moved.
     pub fn fetch_target(&self, user: &UserRepo, branch: &str) -> Result<Oid, RepoError> {
+        self.fetch_target_at(user, branch, user.tip(branch)?)
+    }
+
+    /// The same for whoever looked already where the branch is: no process where it is here.
+    pub fn fetch_target_at(
+        &self,
+        user: &UserRepo,
+        branch: &str,
+        tip: Option<Oid>,
+    ) -> Result<Oid, RepoError> {
         let name = format!("refs/heads/{branch}");
         let no_branch = || RepoError::NoBranch {
             branch: branch.to_owned(),
             repository: user.dir().to_owned(),
         };
         let _turn = self.fetches.lock().unwrap_or_else(PoisonError::into_inner);
-        let tip = user.tip(branch)?.ok_or_else(no_branch)?;
+        let tip = tip.ok_or_else(no_branch)?;
         let is_default = self.default_branch()? == branch;
         if is_default && self.heads()?.contains(&(name.clone(), tip.clone())) {
             return Ok(tip);

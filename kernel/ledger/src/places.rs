@@ -4,6 +4,7 @@
 use crate::git::{Git, GitError};
 use crate::sockets::{self, SocketProblem};
 use factory_core::ids::RunId;
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -314,6 +315,9 @@ impl Places {
         ] {
             make_private(dir)?;
         }
+        for dir in [&self.root, &self.runs(), &self.workspaces()] {
+            keep_apart(dir);
+        }
         Ok(())
     }
 
@@ -473,6 +477,22 @@ fn make_private(dir: &Path) -> Result<(), PlaceError> {
     }
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .map_err(|e| failed("make private", e))
+}
+
+/// Asks the file system to put the directories in `dir` apart from each other (ext4's
+/// attribute `T`): where the files of whole workspaces are deleted all the time, making one
+/// is slow on some. It matters to nothing else, so nobody hears where it cannot be had.
+fn keep_apart(dir: &Path) {
+    let asked = std::fs::File::open(dir).and_then(|dir| {
+        let flags = ioctl_getflags(&dir)?;
+        match flags.contains(IFlags::TOPDIR) {
+            true => Ok(()),
+            false => Ok(ioctl_setflags(&dir, flags | IFlags::TOPDIR)?),
+        }
+    });
+    if let Err(error) = asked {
+        tracing::debug!(dir = %dir.display(), %error, "its directories are not kept apart");
+    }
 }
 
 /// Accepts what `git version` prints, such as `git version 2.39.5 (Apple Git-154)`.

@@ -286,7 +286,7 @@ impl UserRepo {
         new: &Oid,
         door: &DoorRepo,
     ) -> Result<Move, RepoError> {
-        let had = self.tips_of(&[branch, &door.base().default_branch()?])?;
+        let had = self.tips(&[branch, &door.base().default_branch()?])?;
         let found = had.get(branch).cloned();
         if found.as_ref() == Some(new) {
             return Ok(Move::AlreadyThere);
@@ -312,8 +312,9 @@ impl UserRepo {
         )
     }
 
-    /// Where branches are, in one process; those that do not exist are not among them.
-    fn tips_of(&self, branches: &[&str]) -> Result<BTreeMap<String, Oid>, RepoError> {
+    /// Where branches (without `refs/heads/`) are, in one process; those that do not exist are
+    /// not among them.
+    pub fn tips(&self, branches: &[&str]) -> Result<BTreeMap<String, Oid>, RepoError> {
         let format = "--format=%(objectname) %(objecttype) %(refname:lstrip=2)";
         let names = branches.iter().map(|branch| format!("refs/heads/{branch}"));
         let call = self.git.call(["for-each-ref", format]).args(names);

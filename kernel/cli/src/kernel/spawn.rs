@@ -63,8 +63,10 @@ pub fn grant<R: Runtime>(
     Box::pin(async move {
         let (tip, config, start, merge_target, branch_tip) = tools
             .git(move |repos| {
+                let mut tips = repos.user.tips(&[&target, &branch])?;
                 let tip = around(Kernel, "fetch-target", || {
-                    repos.base.fetch_target(&repos.user, &target)
+                    let tip = tips.get(&target).cloned();
+                    repos.base.fetch_target_at(&repos.user, &target, tip)
                 })?;
                 let config = match follow_target {
                     true => Some(Looked::at(&repos.user, &tip, &before)?),
@@ -74,7 +76,7 @@ pub fn grant<R: Runtime>(
                     Some(commit) => (tip, config, commit, None, None),
                     None => {
                         let (start, merge_target, branch_tip) =
-                            start_of(repos, &branch, &tip, resumed_start)?;
+                            start_of(repos, &branch, tips.remove(&branch), &tip, resumed_start)?;
                         (tip, config, start, merge_target, branch_tip)
                     }
                 })
@@ -125,17 +127,18 @@ pub fn grant<R: Runtime>(
     })
 }
 
-/// A code run starts from the work branch's tip, with the target merged in where it lacks it, or from the target.
+/// A code run starts from the work branch's tip (`work`), with the target merged in where it lacks it, or from the target.
 fn start_of(
     repos: &Repos,
     branch: &str,
+    work: Option<Oid>,
     tip: &Oid,
     resumed: Option<Oid>,
 ) -> Result<(Oid, Option<Oid>, Option<Oid>), Failure> {
     let behind = |start: &Oid| -> Result<Option<Oid>, Failure> {
         Ok((!repos.door.is_ancestor(tip, start)?).then(|| tip.clone()))
     };
-    match (repos.user.tip(branch)?, resumed) {
+    match (work, resumed) {
         (Some(work), _) => {
             around(Kernel, "fetch-branch", || {
                 repos.door.fetch_branch(&repos.user, branch)

@@ -99,7 +99,9 @@ mod tests {
             let issues = vec![Draft { title, body }];
             state.drafts.insert(run, Drafts { run, since, issues });
         }
-        assert_eq!(view(&state, None).lines(), "r2-1  A [31m b\nr1-1  A [31m b");
+        let shown = r"A\u{1b}[31m b";
+        let lines = format!("r2-1  {shown}\nr1-1  {shown}");
+        assert_eq!(view(&state, None).lines(), lines);
         assert_eq!(view(&state, Some(1)).waiting.len(), 1);
         let said = "2 issues of agents are not filed yet: they are filed once the factory runs\n";
         assert_eq!(view(&state, None).show(), said);
