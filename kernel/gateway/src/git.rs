@@ -29,7 +29,7 @@ use factory_ledger::{door::Exchange, incoming::Incoming};
 use hyper::body::Incoming as Sent;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use inspect::{InspectError, Target};
-use pkt::PushRequest;
+use pkt::{PushRequest, RefUpdate};
 use quarantine::Quarantine;
 use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
@@ -349,7 +349,7 @@ async fn push(door: &Arc<RunDoor>, request: Request<Sent>) -> Result<Response<Bo
 }
 
 /// Inspects a spooled push and carries it out. Runs to its end once
-/// its objects are unpacked, whoever waits for it.
+/// it is judged, whoever waits for it.
 async fn accept(
     door: Arc<RunDoor>,
     push: Arc<PushRequest>,
@@ -384,27 +384,34 @@ async fn accept(
     );
     let quarantine = quarantine.map_err(Failure::File)?;
     inspect::index(&quarantine, &spool.file, judged.pack, &stop).await?;
-    let work = Arc::clone(&door);
+    let update = judged.update.clone();
+    let (work, target, new) = (Arc::clone(&door), judged.target.clone(), update.new.clone());
     let folder = quarantine.path().to_owned();
-    let (name, old, new) = (
-        judged.update.name.clone(),
-        judged.update.old.clone(),
-        judged.update.new.clone(),
-    );
-    let target = judged.target.clone();
+    let (incoming, told) = tokio::task::spawn_blocking(move || {
+        let opened = Incoming::open(&work.stores().door, &folder);
+        let incoming = opened.map_err(|source| Failure::Gateway(GatewayError::Door { source }))?;
+        let told = inspect::judge_objects(&incoming, &target, &new, &work.grant().start)?;
+        Ok::<_, Failure>((incoming, told))
+    })
+    .await
+    .map_err(|source| Failure::Gateway(GatewayError::Worker { source }))??;
+    if !told {
+        let target = &judged.target;
+        inspect::judge_history(&quarantine, target, &update.new, &grant.start, &stop).await?;
+    }
+    if stop.is_cancelled() {
+        return Err(Failure::Stopped);
+    }
+    let work = Arc::clone(&door);
     // From here on it runs to its end, and so does what it holds on to.
     tokio::task::spawn_blocking(move || {
         let (stores, run) = (work.stores(), work.run());
         let door = |source| Failure::Gateway(GatewayError::Door { source });
-        let incoming = Incoming::open(&stores.door, &folder).map_err(door)?;
-        inspect::judge_objects(&incoming, &target, &new, &work.grant().start)?;
-        if stop.is_cancelled() {
-            return Err(Failure::Stopped);
-        }
         Gateway.before("receive");
         let settled = incoming.settle();
         drop(quarantine);
-        let moved = settled.and_then(|()| stores.door.move_ref(run, &name, &old, &new));
+        let RefUpdate { old, new, name } = &update;
+        let moved = settled.and_then(|()| stores.door.move_ref(run, name, old, new));
         // Here the ref may have moved and the inbox does not know it yet: what a
         // crash leaves at this point is written by the next `catch_up`.
         Gateway.at(unrecorded);

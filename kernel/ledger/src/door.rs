@@ -4,8 +4,8 @@
 use crate::base::{BaseRepo, fetch_from_user};
 use crate::git::Git;
 use crate::repo::{
-    RepoError, alternates_line, doing, io, make_bare, nul_separated, path_from, refs_below,
-    write_file,
+    RepoError, alternates_line, commit_of, doing, io, make_bare, nul_separated, path_from,
+    refs_below, write_file,
 };
 use crate::user::UserRepo;
 use factory_core::ids::{Oid, RunId};
@@ -209,13 +209,16 @@ impl DoorRepo {
     }
 
     /// Brings a work branch of the user's repository, which may hold commits of
-    /// people, and keeps it; later runs start from it.
-    pub fn fetch_branch(&self, user: &UserRepo, branch: &str) -> Result<(), RepoError> {
+    /// people, and keeps it; later runs start from it. Where it is.
+    pub fn fetch_branch(&self, user: &UserRepo, branch: &str) -> Result<Oid, RepoError> {
         let kept = keep_ref(&format!("branch/{branch}"));
         fetch_from_user(&self.git, user, format!("+refs/heads/{branch}:{kept}"))
             .run()
             .map_err(doing(format!("bring the work branch `{branch}`")))?;
-        Ok(())
+        commit_of(&self.git, &kept)?.ok_or_else(|| RepoError::NoBranch {
+            branch: branch.to_owned(),
+            repository: user.dir().to_owned(),
+        })
     }
 
     /// True when the object is here or in `base.git`.

@@ -5,8 +5,14 @@ use crate::door::DoorRepo;
 use crate::repo::{RepoError, io, unread};
 use factory_core::ids::Oid;
 use git2::{ErrorCode, Odb, Repository};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// Most bytes of a commit that is read here.
+const LARGEST: usize = 1 << 20;
+/// Most commits of one walk.
+const COMMITS: usize = 10_000;
 
 /// Objects that `door.git` does not have yet.
 pub struct Incoming {
@@ -53,29 +59,40 @@ impl Incoming {
         }
     }
 
-    /// The first parent of a commit; none where it has none.
-    ///
-    /// # Errors
-    /// [`RepoError::Objects`] where it cannot be read.
-    pub fn first_parent(&self, commit: &Oid) -> Result<Option<Oid>, RepoError> {
-        let read = || {
-            let commit = self.repository.find_commit(id(commit)?)?;
-            Ok(commit.parent_ids().next())
+    /// The parents of a commit; none where it is too large to be read here, or not a commit
+    /// to libgit2: git itself may say more.
+    pub fn parents(&self, commit: &Oid) -> Option<Vec<Oid>> {
+        let read = || -> Result<Option<Vec<git2::Oid>>, git2::Error> {
+            let commit = id(commit)?;
+            if self.repository.odb()?.read_header(commit)?.0 > LARGEST {
+                return Ok(None);
+            }
+            Ok(Some(
+                self.repository.find_commit(commit)?.parent_ids().collect(),
+            ))
         };
-        let parent = read().map_err(unread(&self.objects))?;
-        Ok(parent.and_then(|parent| parent.to_string().parse().ok()))
+        let parents = read().ok().flatten()?;
+        let known = |parent: &git2::Oid| parent.to_string().parse().ok();
+        parents.iter().map(known).collect()
     }
 
-    /// True where `commit` is `ancestor` or descends from it.
-    ///
-    /// # Errors
-    /// [`RepoError::Objects`] where a commit of the history cannot be read.
-    pub fn holds(&self, commit: &Oid, ancestor: &Oid) -> Result<bool, RepoError> {
-        let read = || {
-            self.repository
-                .graph_descendant_of(id(commit)?, id(ancestor)?)
-        };
-        Ok(commit == ancestor || read().map_err(unread(&self.objects))?)
+    /// Whether `commit` is `ancestor` or descends from it; none where that takes a walk
+    /// through much history, which is git's to make.
+    pub fn holds(&self, commit: &Oid, ancestor: &Oid) -> Option<bool> {
+        let mut seen = BTreeSet::new();
+        let mut next = VecDeque::from([commit.clone()]);
+        while let Some(commit) = next.pop_front() {
+            if commit == *ancestor {
+                return Some(true);
+            }
+            if seen.len() == COMMITS {
+                return None;
+            }
+            if seen.insert(commit.clone()) {
+                next.extend(self.parents(&commit)?);
+            }
+        }
+        Some(false)
     }
 
     /// Moves the packs to `door.git`; on disk when this returns. No ref leads to what they

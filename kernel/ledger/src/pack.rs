@@ -200,7 +200,9 @@ impl Packing {
             let name = entry.file_name().to_string_lossy().into_owned();
             let made = entry.metadata().and_then(|meta| meta.modified());
             let stale = made.is_ok_and(|made| Some(made) < old);
-            if stale && (name.starts_with("tmp_") || name.starts_with(".tmp-")) {
+            // A pack without its index is one whose taking over was cut short.
+            let is_half = name.ends_with(".pack") && !entry.path().with_extension("idx").exists();
+            if stale && (is_half || name.starts_with("tmp_") || name.starts_with(".tmp-")) {
                 remove(&entry.path())?;
             }
         }

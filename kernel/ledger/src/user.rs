@@ -274,6 +274,10 @@ impl UserRepo {
         let on = head.strip_prefix("ref: refs/heads/").map(str::trim_end);
         // Where refs are no files, that one says nothing.
         let elsewhere = on.is_some_and(|on| on != branch && on != ".invalid");
+        // A branch may stand for another one.
+        let of_head = common.join(head.trim_end().trim_start_matches("ref: "));
+        let text = std::fs::read_to_string(of_head).unwrap_or_default();
+        let elsewhere = elsewhere && !text.starts_with("ref:");
         elsewhere && !common.join("worktrees").exists() && hold_of(common, branch).is_none()
     }
 
@@ -299,9 +303,18 @@ impl UserRepo {
                 worktree: tree.path,
             });
         }
-        match outgoing::small_pack(door, new, had.values())? {
-            Some(pack) => self.unpack(pack, new)?,
-            None => self.bring(door, new)?,
+        let unpacked = match outgoing::small_pack(door, new, had.values()) {
+            Ok(Some(pack)) => self.unpack(pack, new),
+            Ok(None) => self.bring(door, new),
+            Err(error) => Err(error),
+        };
+        // Git may manage what we cannot; it also looks at what is really there.
+        if let Err(error) = unpacked {
+            tracing::info!(
+                error = &error as &dyn std::error::Error,
+                "bringing {new} by git"
+            );
+            self.bring(door, new)?;
         }
         Ok(
             match self.swap(branch, expected, new, "factory: work branch")? {
@@ -328,11 +341,12 @@ impl UserRepo {
         Ok(out.text().lines().filter_map(tip).collect())
     }
 
-    /// Takes in the objects of a pack that holds `commit`; no ref is touched.
+    /// Takes in the objects of a pack that holds `commit`, if all that they name is there or
+    /// comes with them; no ref is touched.
     fn unpack(&self, pack: Vec<u8>, commit: &Oid) -> Result<(), RepoError> {
         let call = self
             .git
-            .call(["-c", "core.fsync=all", "unpack-objects", "-q"])
+            .call(["-c", "core.fsync=all", "unpack-objects", "-q", "--strict"])
             .stdin(pack);
         call.run()
             .map_err(doing(format!("take {commit} into the repository")))?;

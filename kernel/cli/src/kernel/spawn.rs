@@ -139,8 +139,9 @@ fn start_of(
         Ok((!repos.door.is_ancestor(tip, start)?).then(|| tip.clone()))
     };
     match (work, resumed) {
-        (Some(work), _) => {
-            around(Kernel, "fetch-branch", || {
+        (Some(_), _) => {
+            // Somebody may have moved it since it was looked for.
+            let work = around(Kernel, "fetch-branch", || {
                 repos.door.fetch_branch(&repos.user, branch)
             })?;
             Ok((work.clone(), behind(&work)?, Some(work)))

@@ -309,13 +309,14 @@ pub(super) async fn index(
     }))
 }
 
-/// The rules that need the objects. `start` is where the run began. Blocks.
+/// The rules that need the objects, as far as they are quickly told: false where
+/// [`judge_history`] has to look. `start` is where the run began. Blocks.
 pub(super) fn judge_objects(
     incoming: &Incoming,
     target: &Target,
     new: &Oid,
     start: &Oid,
-) -> Result<(), InspectError> {
+) -> Result<bool, InspectError> {
     let rule = match target {
         Target::Branch { .. } => "a branch holds commits",
         Target::Checkpoint => "a checkpoint is a commit",
@@ -331,28 +332,57 @@ pub(super) fn judge_objects(
             return Err(PushRefusal::Unreadable { problem }.into());
         }
     }
-    let refusal = match target {
-        Target::Branch { tip } => {
-            if incoming.holds(new, tip)? && incoming.holds(new, start)? {
-                return Ok(());
-            }
-            PushRefusal::NotFastForward {
-                tip: tip.clone(),
-                new: new.clone(),
-            }
-        }
-        Target::Checkpoint => {
-            if let Some(parent) = incoming.first_parent(new)?
-                && incoming.holds(&parent, start)?
-            {
-                return Ok(());
-            }
-            PushRefusal::ForeignCheckpoint {
-                start: start.clone(),
-            }
-        }
+    let held = match target {
+        Target::Branch { tip } => incoming.holds(new, tip),
+        Target::Checkpoint => match incoming.parents(new).as_deref() {
+            None => None,
+            Some([]) => Some(false),
+            Some([first, ..]) => incoming.holds(first, start),
+        },
     };
-    Err(refusal.into())
+    match held {
+        Some(false) => Err(not_held(target, new, start).into()),
+        Some(true) => Ok(true),
+        None => Ok(false),
+    }
+}
+
+/// Has git look whether a push goes on from where it has to: it takes its time and memory
+/// for itself, and is stopped when nobody waits any more.
+pub(super) async fn judge_history(
+    quarantine: &Quarantine,
+    target: &Target,
+    new: &Oid,
+    start: &Oid,
+    stop: &CancellationToken,
+) -> Result<(), InspectError> {
+    let (held, holder) = match target {
+        Target::Branch { tip } => (tip, new.to_string()),
+        Target::Checkpoint => (start, format!("{new}^1")),
+    };
+    let asked = ["merge-base", "--is-ancestor", held.as_str(), &holder];
+    let ended = child::run(quarantine.git(&asked), Stdio::null(), Some(stop)).await?;
+    match (ended.status.code(), target) {
+        (Some(0), _) => Ok(()),
+        // Git also fails where there is no first parent.
+        (Some(1), _) | (_, Target::Checkpoint) => Err(not_held(target, new, start).into()),
+        (_, Target::Branch { .. }) => Err(PushRefusal::Fsck {
+            found: child::lines(&ended.stderr),
+        }
+        .into()),
+    }
+}
+
+fn not_held(target: &Target, new: &Oid, start: &Oid) -> PushRefusal {
+    match target {
+        Target::Branch { tip } => PushRefusal::NotFastForward {
+            tip: tip.clone(),
+            new: new.clone(),
+        },
+        Target::Checkpoint => PushRefusal::ForeignCheckpoint {
+            start: start.clone(),
+        },
+    }
 }
 
 async fn index_pack(

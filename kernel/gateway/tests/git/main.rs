@@ -229,6 +229,28 @@ fn every_other_push_is_refused_in_words_and_moves_nothing() {
     lab.assert_no_leftovers();
 }
 
+/// A commit that is too large to be read at once: git is asked what it goes on from.
+#[test]
+fn a_push_of_a_huge_commit_is_judged_all_the_same() {
+    let (lab, _served, workspace) = served();
+    let message = "word\n".repeat(400_000);
+    std::fs::write(workspace.path.join("file"), &message).unwrap();
+    let huge = ["commit", "-q", "--allow-empty", "-F", "file"];
+    workspace.ok(&huge);
+    workspace.ok(&["push"]);
+    let pushed = workspace.head();
+    assert_eq!(lab.pushes(RUN), [(lab.start.clone(), pushed.clone())]);
+    workspace.ok(&["reset", "-q", "--hard", lab.start.as_str()]);
+    std::fs::write(workspace.path.join("file"), &message[..message.len() - 5]).unwrap();
+    workspace.ok(&huge);
+    workspace.refused(
+        &["push", "--force"],
+        &["not a fast-forward", pushed.as_str()],
+    );
+    assert_eq!(lab.pushes(RUN).len(), 1);
+    lab.assert_no_leftovers();
+}
+
 #[test]
 fn a_run_without_a_branch_fetches_and_does_not_push() {
     let lab = Lab::new();

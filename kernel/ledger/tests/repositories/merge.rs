@@ -1,7 +1,7 @@
 //! Merge commits and work branches.
 
 use crate::changes::lab;
-use crate::fixture::{Lab, author, commit, git, put};
+use crate::fixture::{Lab, author, commit, git, git_command, put};
 use factory_core::ids::Oid;
 use factory_ledger::merge::{MergeOutcome, make_merge, tree_of};
 use factory_ledger::user::Move;
@@ -202,6 +202,31 @@ fn a_work_branch_comes_with_all_that_it_holds() {
         assert_eq!(moved.unwrap(), Move::Moved);
         lab.fsck();
     }
+    // A tree that is a forest to who follows each of its branches.
+    let door = lab.door.dir();
+    let file = lab.tmp.path().join("two");
+    let mut tree = git(door, &["rev-parse", &format!("{large}:other")]);
+    for _ in 0..40 {
+        let two = format!("040000 tree {tree}\ta\n040000 tree {tree}\tb\n");
+        std::fs::write(&file, two).unwrap();
+        let mut mktree = git_command(door);
+        mktree
+            .arg("mktree")
+            .stdin(std::fs::File::open(&file).unwrap());
+        let made = mktree.output().unwrap();
+        tree = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    }
+    let who = ["-c", "user.name=A", "-c", "user.email=a@example.org"];
+    let planted = ["commit-tree", &tree, "-p", large.as_str(), "-m", "bomb"];
+    let bomb: Oid = git(door, &[&who[..], &planted[..]].concat())
+        .parse()
+        .unwrap();
+    let moved = lab
+        .user
+        .move_branch("factory/1-x", Some(&large), &bomb, &lab.door);
+    assert_eq!(moved.unwrap(), Move::Moved);
+    lab.fsck();
+
     // The target moved on, rewritten: nothing of what door.git knows is there any more.
     git(&lab.top, &["branch", "-D", "factory/1-x"]);
     git(&lab.top, &["commit", "-q", "--amend", "-m", "rewritten"]);
