@@ -228,7 +228,7 @@ pub enum IssueState {
 pub struct Comment {
     /// Who wrote it; `factory` for the kernel.
     pub author: String,
-    /// The run whose agent wrote it.
+    /// The run whose agent wrote it, or whose words the factory quotes in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
     /// When.

@@ -55,8 +55,8 @@ impl DraftsView {
     pub fn why(&self) -> String {
         let (filed, per_day) = (self.filed, self.per_day);
         match per_day {
-            0 => "types.worker.per_day.issues is 0".to_owned(),
-            _ if filed < u64::from(per_day) => "they are filed once the factory runs".to_owned(),
+            0 => "types.worker.per_day.issues is 0; raise it to have them filed".to_owned(),
+            _ if filed < u64::from(per_day) => "they are filed once the factory works".to_owned(),
             _ => format!(
                 "{filed}/{per_day} of the day (types.worker.per_day.issues) are filed, until 00:00 UTC"
             ),
@@ -103,7 +103,7 @@ mod tests {
         let lines = format!("r2-1  {shown}\nr1-1  {shown}");
         assert_eq!(view(&state, None).lines(), lines);
         assert_eq!(view(&state, Some(1)).waiting.len(), 1);
-        let said = "2 issues of agents are not filed yet: they are filed once the factory runs\n";
+        let said = "2 issues of agents are not filed yet: they are filed once the factory works\n";
         assert_eq!(view(&state, None).show(), said);
         let mut today = Today::default();
         (0..20).for_each(|_| today.count_issue(9));
@@ -111,6 +111,9 @@ mod tests {
         let full = "20/20 of the day (types.worker.per_day.issues) are filed, until 00:00 UTC";
         assert_eq!(view(&state, Some(1)).why(), full);
         state.config.config.types.worker.per_day.issues = 0;
-        assert_eq!(view(&state, None).why(), "types.worker.per_day.issues is 0");
+        assert_eq!(
+            view(&state, None).why(),
+            "types.worker.per_day.issues is 0; raise it to have them filed"
+        );
     }
 }

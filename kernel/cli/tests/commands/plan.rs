@@ -158,7 +158,8 @@ fn quotas_paths_and_daily_numbers_are_told_as_well() {
     let touches = || said(2, "touches", "waits for #1, which touches src/a too");
     let quota = "waits for a worker slot: 2/2 used, 1st in line";
     let kept = "waits for a slot: 1 free, kept for other types of agents, 1st in line";
-    let day = "the pull requests of the day (types.worker.per_day) are opened or under way, until 00:00 UTC";
+    let day =
+        "the pull requests of the day (types.worker.per_day.pull_requests) are opened or under way";
     for (types, last) in [
         ("{worker: {max: 2}}", said(4, "quota", quota)),
         ("{sensor: {min: 1}}", said(4, "quota", kept)),

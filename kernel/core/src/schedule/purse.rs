@@ -144,6 +144,13 @@ impl State {
         !self.drafts.is_empty() && may_be_filed && !self.drafts_are_due(now)
     }
 
+    /// True where a run used up what it or its job may use, not only what was left of the
+    /// day when it began.
+    pub(crate) fn used_its_own(&self, run: &Run, job: &Job) -> bool {
+        let own = self.config.config.budget.per_run.and(&self.share_of_day());
+        own.is_reached(&run.spent) || self.has_nothing_left(job)
+    }
+
     /// True where no model is called any more before midnight.
     pub(crate) fn day_is_used_up(&self, now: Now) -> bool {
         let left = self

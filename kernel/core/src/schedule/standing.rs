@@ -103,6 +103,7 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
         .collect();
     let mut room = Room::of(state, observed, now);
     let mut full: Option<Full> = None;
+    let mut no_more_fresh = false;
     let mut place = 0;
     for (job, purpose) in InLine::of(state, observed, now) {
         let issue = job.issue;
@@ -112,8 +113,11 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
         }
         let taken = match full {
             Some(full) => Err(full),
+            // As where it is decided: these are left out, and hold up nobody.
+            None if no_more_fresh && !job.is_under_way() => Err(Full::Proposals),
             None => room.take(state, job, &purpose),
         };
+        no_more_fresh |= taken == Err(Full::Proposals);
         let standing = match taken {
             Ok(slot) => Standing::Starts { slot },
             Err(Full::Touches { on }) => Standing::Waits(overlap(state, issue, on)),
@@ -164,9 +168,15 @@ fn outside_the_line(state: &State, issue: &Issue, job: Option<&Job>, now: Now) -
         (Stage::Publishing { .. }, _) => Standing::UnderWay,
         (Stage::NeedsHuman, _) => Standing::Waits(Wait::Human),
         (Stage::Proposed, Some(pr)) if is_ready(state, pr) => Standing::Waits(Wait::Merge { pr }),
-        (Stage::Proposed, _) => match run_of_pr {
+        (Stage::Proposed, pr) => match run_of_pr {
             Some(run) => Standing::Runs { run },
-            None => blocked(state, issue, job, now),
+            None => match blocked(state, issue, job, now) {
+                // No merge is begun meanwhile.
+                Standing::UnderWay if pr.is_some_and(|pr| is_queued(state, pr)) => {
+                    frozen(state).map_or(Standing::UnderWay, Standing::Waits)
+                }
+                standing => standing,
+            },
         },
         (Stage::Queued | Stage::CheckDue { .. }, _) => blocked(state, issue, job, now),
     }
@@ -178,6 +188,12 @@ fn is_ready(state: &State, pr: PrNo) -> bool {
         .prs
         .get(&pr)
         .is_some_and(|pr| pr.state == PrState::Ready)
+}
+
+/// True where the pull request's merge is ordered and not begun.
+fn is_queued(state: &State, pr: PrNo) -> bool {
+    let pr = state.prs.get(&pr);
+    pr.is_some_and(|pr| matches!(pr.state, PrState::Queued { .. }))
 }
 
 fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
@@ -232,7 +248,7 @@ impl fmt::Display for Full {
             Full::Job => f.write_str("its job's budget is used up"),
             Full::Touches { on } => write!(f, "waits for #{on}, which touches the same"),
             Full::Proposals => f.write_str(
-                "the pull requests of the day (types.worker.per_day) are opened or under way, until 00:00 UTC",
+                "the pull requests of the day (types.worker.per_day.pull_requests) are opened or under way",
             ),
             Full::Paused => {
                 f.write_str("paused after failures in a row (`factory status` says which)")

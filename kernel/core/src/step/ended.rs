@@ -94,8 +94,8 @@ fn finished(run: &Run) -> bool {
 /// checkpoint, as long as there is money for the job.
 fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusal> {
     let (id, class) = (run.id, ExitClass::OverBudget);
-    // What was left of the day was all that it had.
-    job.rounds += u32::from(!tx.day_is_used_up());
+    // Nobody is to blame where what was left of the day was all that it had.
+    job.rounds += u32::from(tx.used_its_own(&run, &job));
     let budget = run.grant.models.as_ref().map(|models| models.budget);
     let budget = budget.unwrap_or_default();
     let (retry, why) = match tx.has_nothing_left(&job) {

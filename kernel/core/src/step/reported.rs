@@ -1,7 +1,7 @@
 //! What becomes of a run's report: the pull request's text, issues that it asks for, and
 //! comments on its own issue.
 
-use super::{job, tx::Tx};
+use super::tx::Tx;
 use crate::{
     event::Refusal,
     ids::{IssueNo, RunId},
@@ -109,7 +109,7 @@ pub(super) fn file(tx: &mut Tx<'_>, job: &mut Job, run: &Run) -> Result<String, 
         let text = format!(
             "Not all that {id} reported is filed now:\n\n{lines}\n`factory run show {id}` has the whole of it.\n"
         );
-        tx.comment(id.job, job::FACTORY, text)?;
+        tx.comment_on_report(id, text)?;
     }
     let mut parts = Vec::new();
     if !filed.is_empty() {
@@ -144,6 +144,12 @@ pub(super) fn due(tx: &mut Tx<'_>) -> Result<String, Refusal> {
             let folded = text::folded(&draft.title);
             if let Some(number) = titles.get(&folded) {
                 notes.push(format!("{run} asked for #{number} again"));
+                // Who asked for it may be done and gone.
+                if tx.issue(run.job).is_ok() {
+                    let title = shortened(&draft.title);
+                    let text = format!("“{title}” is not filed: it is open already, as #{number}.");
+                    tx.comment_on_report(run, text)?;
+                }
                 continue;
             }
             left -= 1;

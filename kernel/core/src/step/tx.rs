@@ -130,6 +130,11 @@ impl<'a> Tx<'a> {
         self.add_comment(run.job, run.to_string(), Some(run), text)
     }
 
+    /// A comment of the factory's that quotes what a run reported.
+    pub(super) fn comment_on_report(&mut self, run: RunId, text: String) -> Result<(), Refusal> {
+        self.add_comment(run.job, super::job::FACTORY.to_owned(), Some(run), text)
+    }
+
     fn add_comment(
         &mut self,
         issue: IssueNo,
@@ -182,8 +187,9 @@ impl<'a> Tx<'a> {
         self.base.is_out_of_money(job)
     }
 
-    pub(super) fn day_is_used_up(&self) -> bool {
-        self.base.day_is_used_up(self.now)
+    /// As [`State::used_its_own`].
+    pub(super) fn used_its_own(&self, run: &Run, job: &Job) -> bool {
+        self.base.used_its_own(run, job)
     }
 
     /// True where no code run of a job may use anything.

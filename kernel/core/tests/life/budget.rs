@@ -245,6 +245,32 @@ fn what_live_runs_may_use_is_set_aside() {
 }
 
 #[test]
+fn who_had_only_the_rest_of_the_day_is_charged_no_round() {
+    let mut world = world(1, 100, 1000, 150);
+    for title in ["One", "Two"] {
+        file(&mut world, title);
+    }
+    let begins = |action: &Action| !matches!(action, Action::Await(_));
+    while let Some(action) = world.plan().into_iter().find(begins) {
+        world.perform(action);
+    }
+    let runs: Vec<RunId> = world.state.runs.keys().copied().collect();
+    for run in runs {
+        works(&mut world, run, 1000);
+    }
+    // It is another day when they end, so the day has money for both.
+    world.now += DAY;
+    let ends = |action: &Action| !matches!(action, Action::Grant { .. });
+    while let Some(action) = world.plan().into_iter().find(ends) {
+        world.perform(action);
+    }
+    let jobs = world.state.jobs.values();
+    let rounds: Vec<u32> = jobs.map(|job| job.rounds).collect();
+    assert_eq!(rounds, [1, 0], "{:#?}", world.state.jobs);
+    world.assert_replay();
+}
+
+#[test]
 fn what_was_done_tells_what_it_cost() {
     let mut world = world(1, 1000, 1000, 10_000);
     file(&mut world, "One");

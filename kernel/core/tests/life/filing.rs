@@ -57,7 +57,7 @@ impl Filed {
         }
         for (key, put) in &delta.comments {
             let is_new = !state.comments.contains_key(key);
-            let by_agent = |comment: &Comment| comment.run.is_some();
+            let by_agent = |comment: &Comment| comment.run.is_some() && comment.author != "factory";
             if matches!(put, Put::Live(comment) if is_new && by_agent(comment)) {
                 *comments += 1;
             }

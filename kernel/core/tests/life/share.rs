@@ -218,7 +218,8 @@ fn no_more_pull_requests_are_opened_in_a_day_than_may_be() {
         approved(&mut world, &[]);
     }
     assert_eq!(turns(&world), [1, 2]);
-    let says = "the pull requests of the day (types.worker.per_day) are opened or under way, until 00:00 UTC";
+    let says =
+        "the pull requests of the day (types.worker.per_day.pull_requests) are opened or under way";
     let grants = |a: &Action| matches!(a, Action::Grant { .. });
     for day in 1..=2 {
         // Until nothing begins any more on that day.

@@ -180,6 +180,8 @@ impl Keys {
                     read.file.command = file.command.or(read.file.command.take());
                 }
             }
+            // Who takes the file away takes back what is in it.
+            Ok(None) if refused => read.file = KeyFile::default(),
             Ok(None) => {}
             Err(error) => {
                 let error = crate::error::chain(&error);
