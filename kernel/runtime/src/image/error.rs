@@ -150,14 +150,22 @@ pub(super) fn says_disk_full(text: &str) -> bool {
 
 /// The package that apt, apk or dnf says it does not know. None has a code for it.
 pub(super) fn unknown_package(text: &str) -> Option<String> {
+    // Docker colours what was written to standard error, in pieces as they came.
+    let ends = |c: char| c.is_whitespace() || c.is_control();
     text.lines().find_map(|line| {
         let rest = ["Unable to locate package ", "No match for argument: "]
             .iter()
             .find_map(|said| line.split_once(said).map(|(_, rest)| rest));
         // apk: `  nosuch (no such package):`
-        let name = rest.or_else(|| line.split_once(" (no such package)").map(|(name, _)| name))?;
-        let name = name.split_whitespace().next()?;
-        Some(name.to_owned())
+        let name = match rest {
+            Some(rest) => rest.split(ends).next()?,
+            None => line
+                .split_once(" (no such package)")?
+                .0
+                .rsplit(ends)
+                .next()?,
+        };
+        (!name.is_empty()).then(|| name.to_owned())
     })
 }
 
@@ -178,6 +186,14 @@ mod tests {
             ),
             (
                 "No match for argument: nosuch\nError: Unable to find a match: nosuch",
+                Some("nosuch"),
+            ),
+            (
+                "\u{1b}[91mE: Unable to locate package nosuch\u{1b}[0m\n",
+                Some("nosuch"),
+            ),
+            (
+                "\u{1b}[91m  nosuch (no such package):\u{1b}[0m",
                 Some("nosuch"),
             ),
             ("E: Failed to fetch http://x", None),
