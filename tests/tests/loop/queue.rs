@@ -90,7 +90,10 @@ fn what_touches_the_same_is_done_one_after_the_other_and_a_day_has_an_end() {
     // The fourth waits for midnight, which is not waited for here.
     lab.approved("Four", "");
     let said = lab.ok(&["plan"]);
-    assert!(said.contains("(types.worker.per_day.pull_requests)"), "{said}");
+    assert!(
+        said.contains("(types.worker.per_day.pull_requests)"),
+        "{said}"
+    );
     start.interrupt();
     assert_eq!(start.ended().code, 0);
     assert_eq!(subjects(&lab).matches("Merge pull request").count(), 3);
