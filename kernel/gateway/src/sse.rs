@@ -129,19 +129,7 @@ impl Splitter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn split(pieces: &[&[u8]]) -> Vec<Event> {
-        let mut splitter = Splitter::default();
-        let mut events = Vec::new();
-        for piece in pieces {
-            splitter.feed(piece);
-            while let Some(event) = splitter.next().unwrap() {
-                events.push(event);
-            }
-        }
-        events.extend(splitter.finish());
-        events
-    }
+    use crate::untrusted::split;
 
     fn data(events: &[Event]) -> Vec<String> {
         events

@@ -108,7 +108,8 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..30).prop_map(|pieces| pieces.concat())
 }
 
-fn split(pieces: &[&[u8]]) -> Vec<Event> {
+/// The events of a stream that comes in these pieces.
+pub(crate) fn split(pieces: &[&[u8]]) -> Vec<Event> {
     let mut splitter = Splitter::default();
     let mut events = Vec::new();
     for piece in pieces {

@@ -303,18 +303,17 @@ impl UserRepo {
                 worktree: tree.path,
             });
         }
-        let unpacked = match outgoing::small_pack(door, new, had.values()) {
-            Ok(Some(pack)) => self.unpack(pack, new),
-            Ok(None) => self.bring(door, new),
-            Err(error) => Err(error),
-        };
-        // Git may manage what we cannot; it also looks at what is really there.
-        if let Err(error) = unpacked {
-            tracing::info!(
-                error = &error as &dyn std::error::Error,
-                "bringing {new} by git"
-            );
-            self.bring(door, new)?;
+        let small = outgoing::small_pack(door, new, had.values());
+        let unpacked = small.and_then(|pack| pack.map(|pack| self.unpack(pack, new)).transpose());
+        match unpacked {
+            Ok(Some(())) => {}
+            Ok(None) => self.bring(door, new)?,
+            // Git may manage what we cannot; it also looks at what is really there.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::info!(error, commit = %new, "brought by git");
+                self.bring(door, new)?;
+            }
         }
         Ok(
             match self.swap(branch, expected, new, "factory: work branch")? {
