@@ -8,6 +8,7 @@
 )]
 
 mod canary;
+mod day;
 mod disk;
 mod end;
 mod engine;
@@ -18,6 +19,7 @@ mod process;
 mod start;
 
 pub use canary::{Held, Search};
+pub use day::within_one_day;
 pub use disk::Filler;
 pub use end::{Difference, End, live_state, state_files, words};
 pub use engine::{EventLog, Leftovers, docker};

@@ -2,7 +2,7 @@
 
 use crate::{GREETED, comments};
 use factory_core::ids::IssueNo;
-use factory_tests::Lab;
+use factory_tests::{Lab, within_one_day};
 
 /// Says hello, and has noticed two things that are wanted and one that is known.
 const NOTICER: &str = r#"set -eu
@@ -26,6 +26,7 @@ END
 
 #[test]
 fn what_an_agent_notices_is_filed_as_far_as_the_day_has_room() {
+    within_one_day();
     let lab = Lab::new();
     lab.scripted(
         NOTICER,

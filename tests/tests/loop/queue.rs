@@ -1,7 +1,7 @@
 //! The order of the work, as people change it.
 
 use crate::subjects;
-use factory_tests::Lab;
+use factory_tests::{Lab, within_one_day};
 
 /// Writes a file named by its branch, commits and pushes.
 const WRITER: &str = r#"set -eu
@@ -71,6 +71,7 @@ fn what_waits_for_a_given_up_issue_is_told_to_a_person() {
 
 #[test]
 fn what_touches_the_same_is_done_one_after_the_other_and_a_day_has_an_end() {
+    within_one_day();
     let lab = Lab::new();
     lab.scripted(
         WRITER,
