@@ -223,7 +223,13 @@ fn is_held_to_its_jobs_budget(engine: &str) {
     let answers = |request: &factory_testkit::provider::Recorded| {
         matches!(request.outcome, Outcome::Answer { .. })
     };
-    assert_eq!(model.requests().iter().filter(|r| answers(r)).count(), 1);
+    let requests = model.requests();
+    assert_eq!(requests.iter().filter(|r| answers(r)).count(), 1);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    for request in &requests {
+        let asked = String::from_utf8_lossy(&request.body);
+        assert!(!asked.contains(kernel.trim()), "the host's kernel: {asked}");
+    }
     let shown = lab.ok(&["run", "show", "r1-1"]);
     assert!(shown.contains("ended, over budget"), "{shown}");
     let story = comments(&lab);

@@ -2,6 +2,7 @@
 //! answer counts, what fills a silence, and what an error looks like.
 
 mod chat;
+mod host;
 mod messages;
 mod responses;
 
@@ -114,6 +115,7 @@ pub fn key_header(api: WireApi, key: &str) -> (HeaderName, String) {
 
 /// A request as the provider gets it.
 pub fn request(api: WireApi, body: Bytes) -> Bytes {
+    let body = host::without_kernel(body);
     match api {
         WireApi::Messages | WireApi::Responses => body,
         WireApi::ChatCompletions => chat::with_usage(body),
