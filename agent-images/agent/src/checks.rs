@@ -25,14 +25,17 @@ const MAX_COMMAND: usize = 400;
 pub async fn run(agent: &Agent, file: &RunFile, commands: &[String]) -> (RunEnd, Verdict) {
     let workspace = Workspace::new(agent.git(), &file.start);
     if let Err(e) = workspace.detached(&agent.stop).await {
-        let verdict = agent.stop.now().map_or(Verdict::NotRun, Verdict::from);
-        return (no_workspace(agent, &e), verdict);
+        let why = agent.stop.now();
+        let mut end = no_workspace(agent, &e);
+        end.last_output = why.map(before).unwrap_or_default();
+        return (end, why.map_or(Verdict::NotRun, Verdict::from));
     }
     crate::log(format_args!("work tree ready at {}", file.start.short()));
     let mut end = not_run(EngineExit::Code(0));
     for command in commands {
         if let Some(why) = agent.stop.now() {
             end.exit = stopped_exit(why, Exit::Code(0));
+            end.last_output = before(why);
             return (end, why.into());
         }
         let (exit, why, output) = match check(agent, command).await {
@@ -59,6 +62,11 @@ pub async fn run(agent: &Agent, file: &RunFile, commands: &[String]) -> (RunEnd,
     (end, Verdict::Done)
 }
 
+/// What is said where no check ran, or none was running.
+fn before(why: Why) -> String {
+    format!("[{}]", why.as_str())
+}
+
 fn plain_exit(exit: Exit) -> EngineExit {
     match exit {
         Exit::Code(code) => EngineExit::Code(code),
@@ -69,6 +77,7 @@ fn plain_exit(exit: Exit) -> EngineExit {
 fn stopped_exit(why: Why, exit: Exit) -> EngineExit {
     match why {
         Why::Deadline => EngineExit::Deadline,
+        Why::Disk => EngineExit::OutOfDisk,
         Why::Asked => plain_exit(exit),
     }
 }
@@ -92,7 +101,7 @@ async fn check(agent: &Agent, text: &str) -> io::Result<(Exit, Option<Why>, Stri
     let life = async {
         let ended = agent
             .processes
-            .attend(&mut running, agent.stop.wait())
+            .attend(&mut running, agent.stop.wait(), |why| why.grace())
             .await;
         gone.send_replace(true);
         ended

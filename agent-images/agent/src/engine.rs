@@ -9,7 +9,7 @@ use crate::{
     report::Report,
     resume::Checkpoint,
     session,
-    stop::{Awake, Why},
+    stop::{Awake, GRACE, Why},
     workspace::{Workspace, names},
 };
 use factory_core::{
@@ -66,6 +66,15 @@ enum Ended {
     Stop(Why),
     /// It gave no sign of life.
     Stalled,
+}
+
+impl Ended {
+    fn grace(&self) -> Duration {
+        match self {
+            Ended::Stop(why) => why.grace(),
+            Ended::Stalled => GRACE,
+        }
+    }
 }
 
 /// Whether the engine gives signs of life: output on either pipe.
@@ -140,6 +149,7 @@ pub fn not_run(exit: EngineExit) -> RunEnd {
 pub fn before_engine(stopped: Option<Why>, exit: EngineExit) -> RunEnd {
     not_run(match stopped {
         Some(Why::Deadline) => EngineExit::Deadline,
+        Some(Why::Disk) => EngineExit::OutOfDisk,
         // Nothing is wrong with the engine.
         Some(Why::Asked) => EngineExit::Stopped,
         None => exit,
@@ -220,11 +230,10 @@ pub async fn run(agent: &Agent, task: &Task<'_>) -> RunEnd {
         if !turn_done.well() {
             checkpoints.make().await;
         }
+        // A commit of what filled the disk would take as much once more.
+        let leftovers = (agent.stop.now() != Some(Why::Disk)).then_some(task.leftover_subject);
         let problems = Problems {
-            push: workspace
-                .hand_in(task.branch, task.leftover_subject)
-                .await
-                .err(),
+            push: workspace.hand_in(task.branch, leftovers).await.err(),
             report: report.hand_in(&agent.places, &agent.door).await.err(),
         };
         for problem in [&problems.push, &problems.report].into_iter().flatten() {
@@ -261,6 +270,7 @@ pub async fn run(agent: &Agent, task: &Task<'_>) -> RunEnd {
     RunEnd {
         exit: match (turn_done.ended, turn_done.exit) {
             (Some(Ended::Stop(Why::Deadline)), _) => EngineExit::Deadline,
+            (Some(Ended::Stop(Why::Disk)), _) => EngineExit::OutOfDisk,
             (Some(Ended::Stalled), _) => EngineExit::Stalled,
             // One that came to a good end in the same moment ended by itself.
             (_, Exit::Code(0)) => EngineExit::Code(0),
@@ -385,7 +395,10 @@ async fn turn(
         }
     };
     let life = async {
-        let ended = agent.processes.attend(&mut running, until).await;
+        let ended = agent
+            .processes
+            .attend(&mut running, until, Ended::grace)
+            .await;
         gone.send_replace(true);
         ended
     };

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod checks;
+mod disk;
 mod door;
 mod engine;
 mod events;
@@ -111,6 +112,8 @@ impl From<Why> for Verdict {
     fn from(why: Why) -> Self {
         match why {
             Why::Deadline => Verdict::Deadline,
+            // It is the code under test that fills the disk.
+            Why::Disk => Verdict::Failed,
             Why::Asked => Verdict::Asked,
         }
     }
@@ -248,10 +251,12 @@ async fn supervise(places: Places, mode: Mode) -> io::Result<Verdict> {
                 Ok(file) => {
                     log(format_args!("run {}, {} s", file.run, file.wall_seconds));
                     let wall = Duration::from_secs(file.wall_seconds);
+                    let places = agent.places.clone();
                     tokio::select! {
                         biased;
                         verdict = run(agent, tasks, &file) => verdict,
                         never = stopper.deadline(wall) => match never {},
+                        never = disk::watch(&places, file.disk_bytes, &stopper) => match never {},
                     }
                 }
                 Err(e) => {

@@ -21,8 +21,6 @@ use tokio::{
     sync::{Notify, oneshot, watch},
 };
 
-/// How long an engine has between SIGTERM and SIGKILL.
-pub const GRACE: Duration = Duration::from_secs(10);
 /// How long killed processes may take to disappear before the agent goes on.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for data in a pipe whose known writers are all gone.
@@ -156,24 +154,26 @@ impl Processes {
     }
 
     /// Waits for `running`; when `until` comes first, ends its group with SIGTERM
-    /// and, after [`GRACE`], all that is left with SIGKILL. In any case nothing
-    /// that it started is alive afterwards, and `until` is dropped by then.
+    /// and, after the `grace` that the reason gives, all that is left with SIGKILL. In any case
+    /// nothing that it started is alive afterwards, and `until` is dropped by then.
     pub async fn attend<T>(
         &self,
         running: &mut Running,
         until: impl Future<Output = T>,
+        grace: fn(&T) -> Duration,
     ) -> (Exit, Option<T>) {
         let why = tokio::select! {
             biased;
             _ = running.wait() => None,
             why = until => Some(why),
         };
-        if why.is_some() {
+        let grace = why.as_ref().map(grace);
+        if let Some(grace) = grace.filter(|grace| !grace.is_zero()) {
             running.signal_group(Signal::TERM);
-            if tokio::time::timeout(GRACE, running.wait()).await.is_err() {
+            if tokio::time::timeout(grace, running.wait()).await.is_err() {
                 crate::log(format_args!(
                     "still running {} s after SIGTERM: killed",
-                    GRACE.as_secs()
+                    grace.as_secs()
                 ));
             }
         }

@@ -39,6 +39,9 @@ impl Awake {
     }
 }
 
+/// How long an engine has between SIGTERM and SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// Reason to end what runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
@@ -46,6 +49,8 @@ pub enum Why {
     Asked,
     /// The run's awake time is used up.
     Deadline,
+    /// The workspace takes more of the disk than it may.
+    Disk,
 }
 
 impl Why {
@@ -54,6 +59,15 @@ impl Why {
         match self {
             Why::Asked => "the agent was told to stop",
             Why::Deadline => "the run's time was used up",
+            Why::Disk => "the work tree took more of the disk than its limit (limits.disk)",
+        }
+    }
+
+    /// How long what runs has to end by itself. What fills the disk would go on with it.
+    pub fn grace(self) -> Duration {
+        match self {
+            Why::Asked | Why::Deadline => GRACE,
+            Why::Disk => Duration::ZERO,
         }
     }
 }
@@ -90,7 +104,8 @@ impl Stop {
 }
 
 impl Stopper {
-    fn stop(&self, why: Why) {
+    /// The run is to end for this reason.
+    pub fn stop(&self, why: Why) {
         self.0.send_if_modified(|now| {
             let first = now.is_none();
             if first {

@@ -289,14 +289,16 @@ impl<'a> Workspace<'a> {
         }
     }
 
-    /// Commits what the engine left uncommitted and pushes, so that HEAD is on
-    /// the run's branch. The text says what stands in the way.
+    /// Commits what the engine left uncommitted, where `leftovers` is the subject for it, and
+    /// pushes, so that HEAD is on the run's branch. The text says what stands in the way.
     ///
     /// # Errors
     /// A paragraph that the engine or a person can act on.
-    pub async fn hand_in(&self, branch: &str, leftover_subject: &str) -> Result<(), String> {
+    pub async fn hand_in(&self, branch: &str, leftovers: Option<&str>) -> Result<(), String> {
         self.unlock(branch);
-        self.commit_leftovers(leftover_subject).await?;
+        if let Some(subject) = leftovers {
+            self.commit_leftovers(subject).await?;
+        }
         self.push(branch).await
     }
 

@@ -57,7 +57,8 @@ impl Part {
             ExitClass::Refused
             | ExitClass::EngineError
             | ExitClass::TimedOut
-            | ExitClass::Stalled => Some(Part::Agent),
+            | ExitClass::Stalled
+            | ExitClass::OutOfDisk => Some(Part::Agent),
             ExitClass::Ok
             | ExitClass::OverBudget
             | ExitClass::OutOfMemory

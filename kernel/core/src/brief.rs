@@ -99,6 +99,8 @@ pub fn container_spec(run: &Run, host: &Host) -> ContainerSpec {
             memory,
             milli_cpus: run.limits.cpus.0,
             pids: run.limits.pids,
+            // What the workspace takes is looked at now and then; one write goes no further.
+            file_size: run.limits.disk.0,
         },
         owner: Owner {
             home: host.home.clone(),
@@ -139,6 +141,7 @@ pub fn run_file(run: &Run, issue_title: &str, system: &str) -> RunFile {
         start: run.grant.start.clone(),
         merge_target: run.merge_target.clone(),
         wall_seconds: run.grant.wall_seconds,
+        disk_bytes: run.limits.disk.0,
         task,
     }
 }

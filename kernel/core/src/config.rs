@@ -26,6 +26,8 @@ pub const FILE: &str = "factory.yaml";
 pub const LONGEST_WALL: Seconds = Seconds(30 * 24 * 3600);
 /// The smallest part of a processor core that a container can have.
 const LEAST_CPUS: Milli = Milli(10);
+/// The least that a workspace can be kept to: a checkpoint alone may take as much.
+const LEAST_DISK: Bytes = Bytes(64 << 20);
 /// The most processes that Linux can number.
 const MOST_PIDS: u32 = 4_194_304;
 
@@ -121,6 +123,8 @@ pub struct Limits {
     pub cpus: Milli,
     /// Processes and threads.
     pub pids: u32,
+    /// What its workspace takes of the host's disk.
+    pub disk: Bytes,
     /// Awake time of the run.
     pub wall: Seconds,
     /// Awake time without a sign of life from the engine.
@@ -180,6 +184,7 @@ impl Default for Limits {
             memory: Bytes(4 << 30),
             cpus: Milli(2000),
             pids: 512,
+            disk: Bytes(10 << 30),
             wall: Seconds(45 * 60),
             stall: Seconds(10 * 60),
         }
@@ -370,6 +375,13 @@ impl Config {
                 "memory",
                 format!("memory is {}", self.limits.memory),
                 "an engine needs at least 64MiB; 4GiB is the default",
+            );
+        }
+        if self.limits.disk < LEAST_DISK {
+            return fail(
+                "disk",
+                format!("disk is {}", self.limits.disk),
+                "a work tree and its history need at least 64MiB; 10GiB is the default",
             );
         }
         if let Some((key, what, help)) = amounts::flaw(self).or_else(|| types::flaw(self)) {

@@ -62,6 +62,8 @@ pub struct ContainerLimits {
     pub milli_cpus: u64,
     /// Processes and threads.
     pub pids: u32,
+    /// Bytes of one file.
+    pub file_size: u64,
 }
 
 /// Who owns a container; written on it as labels `factory.home`, `factory.run`,

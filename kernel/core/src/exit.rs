@@ -24,6 +24,8 @@ pub enum ExitClass {
     TimedOut,
     /// Its engine was silent for longer than `limits.stall`.
     Stalled,
+    /// Its workspace took more than `limits.disk`.
+    OutOfDisk,
     /// It used up its budget.
     OverBudget,
     /// Somebody ended its container, or the factory was stopped.
@@ -61,6 +63,7 @@ impl ExitClass {
             ExitClass::EngineError
             | ExitClass::TimedOut
             | ExitClass::Stalled
+            | ExitClass::OutOfDisk
             | ExitClass::OverBudget => Retry::Round,
             ExitClass::Refused => Retry::Human,
             ExitClass::OutOfMemory => Retry::Doubled,
@@ -87,6 +90,7 @@ impl ExitClass {
             ExitClass::OutOfMemory => "out of memory",
             ExitClass::TimedOut => "timed out",
             ExitClass::Stalled => "stalled",
+            ExitClass::OutOfDisk => "out of disk",
             ExitClass::OverBudget => "over budget",
             ExitClass::Killed => "killed",
             ExitClass::Lost => "lost",
@@ -114,6 +118,7 @@ pub fn outside(run: &Run, exit: Option<ContainerExit>) -> Option<ExitClass> {
         (Some(end), _) => match end.exit {
             EngineExit::Deadline => Some(ExitClass::TimedOut),
             EngineExit::Stalled => Some(ExitClass::Stalled),
+            EngineExit::OutOfDisk => Some(ExitClass::OutOfDisk),
             EngineExit::Stopped => Some(ExitClass::Killed),
             EngineExit::Code(_)
             | EngineExit::Signal(_)

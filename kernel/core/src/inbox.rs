@@ -87,6 +87,8 @@ pub enum EngineExit {
     Deadline,
     /// The agent ended it since it said nothing for longer than it may.
     Stalled,
+    /// The agent ended it since its workspace took more than it may.
+    OutOfDisk,
     /// Somebody told the agent to stop, and it did not end well by itself.
     Stopped,
     /// It never started; the text says why.

@@ -66,6 +66,8 @@ pub struct RunFile {
     pub merge_target: Option<Oid>,
     /// Seconds of awake time until the agent ends what still runs.
     pub wall_seconds: u64,
+    /// Most bytes that the workspace may take of its disk.
+    pub disk_bytes: u64,
     /// What to run.
     pub task: RunTask,
 }

@@ -376,6 +376,7 @@ fn bounded(end: RunEnd, keys: &Keys) -> RunEnd {
             | EngineExit::Signal(_)
             | EngineExit::Deadline
             | EngineExit::Stalled
+            | EngineExit::OutOfDisk
             | EngineExit::Stopped) => exit,
         },
         last_output: text(end.last_output, 64 << 10),

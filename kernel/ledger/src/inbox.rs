@@ -288,6 +288,7 @@ fn summary(run: RunId, entry: &InboxEntry) -> String {
             EngineExit::Signal(signal) => format!("end, signal {signal}"),
             EngineExit::Deadline => "end at the deadline".to_owned(),
             EngineExit::Stalled => "end, no sign of life".to_owned(),
+            EngineExit::OutOfDisk => "end, more disk than its limit".to_owned(),
             EngineExit::Stopped => "end, told to stop".to_owned(),
             EngineExit::NotStarted(_) => "end, the engine did not start".to_owned(),
             EngineExit::NoWorkspace(_) => "end, no workspace".to_owned(),

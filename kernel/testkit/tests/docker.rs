@@ -96,7 +96,7 @@ fn check_host_config(host: HostConfig, spec: &ContainerSpec, selinux: bool) {
         .iter()
         .map(|u| (u.name.as_deref(), u.soft, u.hard))
         .collect();
-    let expected = [("nofile", 16_384), ("core", 0)];
+    let expected = [("nofile", 16_384), ("core", 0), ("fsize", 1 << 30)];
     assert_eq!(
         ulimits,
         expected
@@ -206,6 +206,7 @@ async fn settings_as_seen_from_inside() {
         };
         assert_eq!(limit("Max open files"), "16384 16384");
         assert_eq!(limit("Max core file size"), "0 0");
+        assert_eq!(limit("Max file size"), "1073741824 1073741824");
     })
     .await;
 }

@@ -26,6 +26,7 @@ fn spec(k: u32) -> ContainerSpec {
             memory: 1 << 20,
             milli_cpus: 100,
             pids: 1,
+            file_size: 1 << 30,
         },
         owner: Owner {
             home: "0000000a".to_owned(),

@@ -157,6 +157,7 @@ impl Lab {
             start: start.parse().unwrap(),
             merge_target: None,
             wall_seconds: 600,
+            disk_bytes: 1 << 30,
             task: RunTask::Checks {
                 commands: Vec::new(),
             },

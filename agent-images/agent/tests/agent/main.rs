@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod checks;
+mod disk;
 mod door;
 mod engine;
 mod gateway;

@@ -30,7 +30,7 @@ pub struct RunView {
     /// `starting`, `running` or `ended`.
     pub state: &'static str,
     /// How it ended: `ok`, `engine error`, `refused`, `out of memory`,
-    /// `timed out`, `stalled`, `killed` or `lost`.
+    /// `timed out`, `stalled`, `out of disk`, `over budget`, `killed` or `lost`.
     pub class: Option<&'static str>,
     /// What came of it, once it ended.
     pub outcome: Option<String>,
@@ -186,6 +186,7 @@ fn exit(exit: &EngineExit) -> String {
         EngineExit::Signal(signal) => format!("ended by signal {signal}"),
         EngineExit::Deadline => "ended at its deadline".to_owned(),
         EngineExit::Stalled => "ended for want of a sign of life".to_owned(),
+        EngineExit::OutOfDisk => "ended beyond its limit of disk".to_owned(),
         EngineExit::Stopped => "told to stop".to_owned(),
         EngineExit::NotStarted(why) => format!("never started: {why}"),
         EngineExit::NoWorkspace(why) => format!("had no workspace: {why}"),

@@ -247,6 +247,7 @@ fn shape(key: &str, in_types: bool) -> Option<&'static str> {
         "rounds" => "a number from 1 to 100",
         "limits" => "for example `limits: {memory: 4GiB, wall: 45m}`",
         "memory" => "an amount, for example `memory: 4GiB`",
+        "disk" => "an amount, for example `disk: 10GiB`",
         "cpus" => "a number, for example `cpus: 1.5`",
         "pids" => "a number from 16 to 4194304",
         "wall" | "stall" => "a length of time, for example `90s`, `45m` or `2h`",

@@ -20,7 +20,7 @@ fn the_documented_shapes_parse() {
          models: {anthropic: {base_url: \"https://example.org\", key_env: TEAM_API_KEY}}\n\
          image: {base: \"debian:bookworm-slim\", packages: [python3]}\nchecks: [\"make test\"]\n\
          gates: {issues: auto, merge: human}\nrounds: 3\n\
-         limits: {memory: 1GiB, cpus: 1.5, pids: 100, wall: 10m}\nbudget: {per_run: {usd: 2.5}}\nbranch_prefix: bots/a\n",
+         limits: {memory: 1GiB, cpus: 1.5, pids: 100, disk: 2GiB, wall: 10m}\nbudget: {per_run: {usd: 2.5}}\nbranch_prefix: bots/a\n",
     )
     .unwrap();
     assert_eq!(config.slots, Slots::Fixed(8));
@@ -34,6 +34,7 @@ fn the_documented_shapes_parse() {
             memory: Bytes(1 << 30),
             cpus: Milli(1500),
             pids: 100,
+            disk: Bytes(2 << 30),
             wall: Seconds(600),
             stall: Seconds(600)
         }
@@ -193,6 +194,18 @@ fn errors_name_line_and_next_step() {
             1,
             "cpus is 0.001",
             "at least 0.01",
+        ),
+        (
+            "slots: 1\nlimits: {disk: 1MiB}\n",
+            2,
+            "disk is 1MiB",
+            "at least 64MiB",
+        ),
+        (
+            "limits: {disk: lots}\n",
+            1,
+            "`lots` is not an amount",
+            "for example `disk: 10GiB`",
         ),
         (
             "types: {worker: {max: 0}}\n",

@@ -132,6 +132,14 @@ pub fn verdict(run: &Run, end: &RunEnd) -> Verdict {
                 ),
             };
         }
+        EngineExit::OutOfDisk => {
+            return Verdict::Failed {
+                why: format!(
+                    "its work tree took more of the disk than the limit of {} (limits.disk), with its ignored files and .git; write less, and remove what is not needed any more",
+                    run.limits.disk
+                ),
+            };
+        }
         EngineExit::Stopped => {
             return Verdict::Failed {
                 why: "it was told to stop".to_owned(),
@@ -185,6 +193,7 @@ fn describe_exit(end: &RunEnd) -> String {
         EngineExit::Signal(signal) => format!("signal {signal}"),
         EngineExit::Deadline => "its deadline".to_owned(),
         EngineExit::Stalled => "no sign of life".to_owned(),
+        EngineExit::OutOfDisk => "more disk than its limit".to_owned(),
         EngineExit::Stopped => "told to stop".to_owned(),
         EngineExit::NotStarted(why) | EngineExit::NoWorkspace(why) => why.clone(),
     };

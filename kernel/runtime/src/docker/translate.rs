@@ -9,7 +9,7 @@ use bollard::models::{
     HealthConfig, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountType,
     ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum, SystemInfo, SystemVersion,
 };
-use factory_core::container::{ContainerSpec, Mount, Tmpfs};
+use factory_core::container::{ContainerLimits, ContainerSpec, Mount, Tmpfs};
 use jiff::Timestamp;
 use std::collections::HashMap;
 
@@ -184,7 +184,7 @@ fn host_config(spec: &ContainerSpec, facts: Facts) -> HostConfig {
         oom_kill_disable: Some(false),
         nano_cpus: Some(bytes(milli_cpus.saturating_mul(1_000_000))),
         pids_limit: Some(i64::from(limits.pids)),
-        ulimits: Some(ulimits(facts.podman)),
+        ulimits: Some(limits_of_processes(limits, facts.podman)),
         tmpfs: Some(spec.tmpfs.iter().map(|t| tmpfs(t, spec, facts)).collect()),
         mounts: Some(spec.mounts.iter().map(mount).collect()),
         log_config: Some(log_config(facts.log_driver)),
@@ -202,6 +202,13 @@ fn host_config(spec: &ContainerSpec, facts: Facts) -> HostConfig {
 
 fn bytes(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Limits of each process of a run.
+fn limits_of_processes(limits: &ContainerLimits, podman: bool) -> Vec<ResourcesUlimits> {
+    let mut all = ulimits(podman);
+    all.push(ulimit("fsize", bytes(limits.file_size)));
+    all
 }
 
 /// Limits of each process: an engine's own may be above what it is able to set.
@@ -447,6 +454,7 @@ mod tests {
                 memory: 1 << 30,
                 milli_cpus: 64_000,
                 pids: 9,
+                file_size: 1 << 33,
             },
             owner: Owner {
                 home: "0000000a".to_owned(),

@@ -64,6 +64,7 @@ impl<R: Runtime + Clone> Bench<R> {
                 memory: 64 << 20,
                 milli_cpus: 1000,
                 pids: 16,
+                file_size: 1 << 30,
             },
             owner: Owner {
                 home: home.to_owned(),

@@ -28,6 +28,8 @@ pub enum End {
     Stalls,
     /// It took too long.
     TakesTooLong,
+    /// Its work tree grew beyond its limit.
+    FillsDisk,
     /// It ran out of memory.
     OutOfMemory,
     /// Its container was killed from outside.
@@ -83,7 +85,8 @@ impl Sim {
             6..10 => (works, End::Breaks { pushed: false }),
             10..12 => (works, End::Breaks { pushed: true }),
             12..15 => (works + 10 * MINUTE, End::Stalls),
-            15..17 => (45 * MINUTE, End::TakesTooLong),
+            15 => (45 * MINUTE, End::TakesTooLong),
+            16 => (works, End::FillsDisk),
             17..20 => (works, End::OutOfMemory),
             20..22 => (works, End::Killed),
             22..24 => (works, End::Vanishes),
@@ -154,6 +157,7 @@ impl Sim {
                 (Some(end), 0, false)
             }
             End::Stalls => (Some(word(EngineExit::Stalled)), 0, false),
+            End::FillsDisk => (Some(word(EngineExit::OutOfDisk)), 0, false),
             End::TakesTooLong => (Some(word(EngineExit::Deadline)), 0, false),
             End::OutOfMemory => (None, 137, true),
             End::Killed => (None, 137, false),
