@@ -43,9 +43,40 @@ pub enum Verdict {
 struct Passed {
     engine: String,
     image: String,
+    #[serde(default)]
+    runtime: Option<String>,
     user: (u32, u32),
     runs: PathBuf,
     workspaces: PathBuf,
+}
+
+/// Whether containers can have the runtime that `factory.yaml` names.
+///
+/// # Errors
+/// A [`Class::Engine`] failure that names those that the engine has.
+pub fn check_runtime(engine: &EngineInfo, wanted: Option<&str>) -> Result<(), Failure> {
+    let Some(wanted) = wanted else {
+        return Ok(());
+    };
+    let Some(there) = &engine.runtimes else {
+        let what = format!(
+            "runtime is `{wanted}` in factory.yaml, and {} lets no container choose its runtime over Docker's API",
+            engine.version
+        );
+        return Err(Failure::new(Class::Engine, what).help(
+            "make it the default, `runtime` in the section [engine] of containers.conf, and take the key out of factory.yaml",
+        ));
+    };
+    if there.iter().any(|name| name == wanted) {
+        return Ok(());
+    }
+    let what = format!(
+        "the container engine has no runtime `{wanted}`, only {}",
+        there.join(", ")
+    );
+    Err(Failure::new(Class::Engine, what).help(
+        "add it under `runtimes` to /etc/docker/daemon.json and restart the engine, or change `runtime` in factory.yaml",
+    ))
 }
 
 /// Probes unless the same engine and image passed before.
@@ -58,6 +89,7 @@ pub async fn run_once(
     let passed = Passed {
         engine: engine.id.clone(),
         image: subject.image.to_owned(),
+        runtime: subject.runtime.map(str::to_owned),
         user: agent_user(),
         runs: subject.places.runs(),
         workspaces: subject.places.workspaces(),
@@ -279,6 +311,7 @@ mod tests {
             userns_remap: false,
             rootless: false,
             unenforced_limits: Vec::new(),
+            runtimes: Some(vec!["runc".to_owned()]),
         }
     }
 
@@ -293,6 +326,39 @@ mod tests {
             }),
             output: String::new(),
         }
+    }
+
+    #[test]
+    fn a_runtime_is_looked_for_by_its_name() {
+        let says = |engine: &EngineInfo, wanted| match check_runtime(engine, wanted) {
+            Ok(()) => String::new(),
+            Err(failure) => {
+                assert_eq!(failure.class(), Class::Engine);
+                failure.chain()
+            }
+        };
+        let docker = EngineInfo {
+            runtimes: Some(vec!["kata".to_owned(), "runc".to_owned()]),
+            ..engine()
+        };
+        assert_eq!(says(&docker, None), "");
+        assert_eq!(says(&docker, Some("kata")), "");
+        let missing = says(&docker, Some("runsc"));
+        assert!(
+            missing.contains("no runtime `runsc`, only kata, runc"),
+            "{missing}"
+        );
+        let podman = EngineInfo {
+            version: "Podman 4.3.1".to_owned(),
+            runtimes: None,
+            ..engine()
+        };
+        assert_eq!(says(&podman, None), "");
+        let refused = says(&podman, Some("runc"));
+        assert!(
+            refused.contains("Podman 4.3.1 lets no container choose"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Subject<'a> {
     pub home: &'a str,
     /// Id of the image.
     pub image: &'a str,
+    /// The OCI runtime of runs.
+    pub runtime: Option<&'a str>,
     /// Hard limits of runs.
     pub limits: Limits,
 }
@@ -182,6 +184,7 @@ fn run_of(subject: &Subject<'_>, guest: Guest) -> Run {
         slot: 0,
         container: ContainerSpec::name_for(subject.home, guest.id),
         image: subject.image.to_owned(),
+        runtime: subject.runtime.map(str::to_owned),
         limits: subject.limits,
         engine: EngineKind::Command(Vec::new()),
         model: String::new(),

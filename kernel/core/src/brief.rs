@@ -76,6 +76,7 @@ pub fn container_spec(run: &Run, host: &Host) -> ContainerSpec {
     ContainerSpec {
         name: run.container.clone(),
         image: run.image.clone(),
+        runtime: run.runtime.clone(),
         argv: vec!["/usr/local/bin/factory-agent".to_owned()],
         env: env
             .into_iter()

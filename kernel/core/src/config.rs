@@ -59,6 +59,10 @@ pub struct Config {
     pub gates: Gates,
     /// Code runs per job: the first and its fixes.
     pub rounds: u32,
+    /// The container engine's OCI runtime that agents and checks run under; its own default
+    /// where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
     /// Hard limits of one run.
     pub limits: Limits,
     /// What a run is reckoned with when it is admitted.
@@ -159,6 +163,7 @@ impl Default for Config {
             checks: Vec::new(),
             gates: Gates::default(),
             rounds: 5,
+            runtime: None,
             limits: Limits::default(),
             requests: Given::default(),
             capacity: Given::default(),
@@ -350,6 +355,13 @@ impl Config {
                 "write a number from 1 to 100",
             );
         }
+        if let Some(runtime) = self.runtime.as_ref().filter(|name| !valid_runtime(name)) {
+            return fail(
+                "runtime",
+                format!("runtime `{runtime}` is not the name of a runtime"),
+                "write a name that `docker info` lists, for example `runtime: runsc`: letters, digits and `._-`",
+            );
+        }
         if !(16..=MOST_PIDS).contains(&self.limits.pids) {
             return fail(
                 "pids",
@@ -436,6 +448,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The characters of runtime names.
+fn valid_runtime(name: &str) -> bool {
+    name.len() <= 128
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 fn valid_prefix(prefix: &str) -> bool {

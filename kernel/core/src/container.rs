@@ -13,6 +13,10 @@ pub struct ContainerSpec {
     pub name: String,
     /// Image id (`sha256:…`), never a moving tag.
     pub image: String,
+    /// The engine's OCI runtime; its own default where none is named. Without one the digest is
+    /// as it was before there was a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
     /// Program and arguments; replaces the image's entry point.
     pub argv: Vec<String>,
     /// The whole environment apart from what the image sets.

@@ -269,6 +269,9 @@ pub struct Run {
     pub container: String,
     /// Image id.
     pub image: String,
+    /// The container engine's OCI runtime; its own default where none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
     /// Hard limits.
     pub limits: Limits,
     /// What it was admitted with.

@@ -115,6 +115,9 @@ pub struct EngineInfo {
     /// Limits that this engine accepts and does not enforce, out of `memory`,
     /// `swap`, `cpus` and `pids`.
     pub unenforced_limits: Vec<&'static str>,
+    /// OCI runtimes that a container may ask for by name, sorted; none where the engine takes
+    /// no such wish (Podman passes over it).
+    pub runtimes: Option<Vec<String>>,
 }
 
 /// Outcome of [`Runtime::create`].

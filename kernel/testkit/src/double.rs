@@ -450,6 +450,7 @@ impl Runtime for DoubleRuntime {
             userns_remap: false,
             rootless: false,
             unenforced_limits: Vec::new(),
+            runtimes: Some(vec!["runc".to_owned()]),
         };
         self.call(Operation::Engine, "", async { Ok(info) }).await
     }

@@ -264,6 +264,7 @@ impl Runtime for ServedRuntime {
             userns_remap: false,
             rootless: false,
             unenforced_limits: Vec::new(),
+            runtimes: Some(vec!["runc".to_owned()]),
         })
     }
 

@@ -15,6 +15,7 @@ fn spec(k: u32) -> ContainerSpec {
     ContainerSpec {
         name: ContainerSpec::name_for("0000000a", run),
         image: IMAGE.to_owned(),
+        runtime: None,
         argv: vec!["/agent".to_owned()],
         env: BTreeMap::new(),
         workdir: "/".to_owned(),

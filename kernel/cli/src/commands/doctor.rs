@@ -399,6 +399,11 @@ async fn look_at_engine(
     let runtime = DockerRuntime::new(connection).await.map_err(no_engine)?;
     let engine = runtime.engine().await.map_err(no_engine)?;
     look_at_resources(config, &engine, report);
+    let wanted_runtime = config.runtime.as_deref();
+    probe::check_runtime(&engine, wanted_runtime).map_err(|e| Line::failed("runtime", e))?;
+    if let Some(name) = wanted_runtime {
+        report.ok("runtime", name.to_owned());
+    }
 
     let failed = |error| Line::failed("image", error);
     let (wanted, is_own) = base::look_at_recipe(config, repository, report)?;
@@ -514,6 +519,7 @@ async fn probe_door(
         places,
         home,
         image,
+        runtime: config.runtime.as_deref(),
         limits: config.limits,
     };
     if let Some(home) = &repository.home {

@@ -116,15 +116,17 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     on_this_thread(async {
         let connection = docker::connect().await?;
         let docker = connection.client.clone();
+        let runtime = DockerRuntime::new(connection).await?;
+        let engine = runtime.engine().await?;
+        probe::check_runtime(&engine, config.runtime.as_deref())?;
         let Some(id) = build(&docker, &factory.places, &wanted).await? else {
             return Ok(ExitCode::from(INTERRUPTED));
         };
-        let runtime = DockerRuntime::new(connection).await?;
-        let engine = runtime.engine().await?;
         let subject = Subject {
             places: &factory.places,
             home: &factory.home,
             image: id.as_str(),
+            runtime: config.runtime.as_deref(),
             limits: config.limits,
         };
         match probe::run_once(&runtime, &engine, &subject, interrupt()?).await? {

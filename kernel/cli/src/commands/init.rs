@@ -9,7 +9,7 @@ use crate::{
     factory::{Factory, branch_in_the_way, parse_config, target_of},
     failure::{Class, Failure, INTERRUPTED, RED},
     guess::{self, Guesses, Tree},
-    keys,
+    keys, probe,
     room::Subject,
     trial::{self, Verdict},
     views,
@@ -25,7 +25,10 @@ use factory_ledger::{
     repo::EntryKind,
     user::UserRepo,
 };
-use factory_runtime::docker::{self, DockerRuntime};
+use factory_runtime::{
+    Runtime,
+    docker::{self, DockerRuntime},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -160,15 +163,18 @@ fn try_checks(factory: &Factory, top: &Path) -> Result<ExitCode, Failure> {
     let target = factory.state.meta.target.as_str();
     let verdict = on_this_thread(async {
         let connection = docker::connect().await?;
+        let client = connection.client.clone();
+        let runtime = DockerRuntime::new(connection).await?;
+        probe::check_runtime(&runtime.engine().await?, config.runtime.as_deref())?;
         let wanted = wanted(&config, &factory.user, &factory.target_tip()?)?;
-        let Some(image) = build(&connection.client, &factory.places, &wanted).await? else {
+        let Some(image) = build(&client, &factory.places, &wanted).await? else {
             return Ok(Verdict::Interrupted);
         };
-        let runtime = DockerRuntime::new(connection).await?;
         let subject = Subject {
             places: &factory.places,
             home: &factory.home,
             image: image.as_str(),
+            runtime: config.runtime.as_deref(),
             limits: config.limits,
         };
         let at = factory.target_tip()?;

@@ -182,6 +182,37 @@ fn engines_that_will_not_do() {
         let codes: &[i32] = if *name == "docker" { &[6] } else { &[0, 7] };
         assert!(codes.contains(&ended.code), "{ended:?}");
     }
+    // A runtime that the engine does not have, and one that it has.
+    for (name, has) in [("runsc", false), ("kata", true)] {
+        let lab = Lab::new();
+        let config = format!("{OWN_COMMAND}runtime: {name}\n");
+        let dir = lab.repo("repo", &[("factory.yaml", &config)]);
+        let runtimes = ", \"Runtimes\": {\"runc\": {\"path\": \"runc\"}, \"kata\": {}}";
+        let engine = FakeEngine::start(&lab, VERSION, &info("", runtimes));
+        let host = engine.host();
+        let env = [("DOCKER_HOST", host.as_str())];
+        let ended = lab.factory(&dir, &["doctor"], &env);
+        if has {
+            assert!(
+                ended.out.contains("runtime") && ended.out.contains("kata"),
+                "{ended:?}"
+            );
+            assert!(!ended.out.contains("has no runtime"), "{ended:?}");
+            continue;
+        }
+        let detail = "no runtime `runsc`, only kata, runc";
+        let mend = "/etc/docker/daemon.json";
+        assert_line(&ended, "missing", "runtime", detail, mend);
+        assert_eq!(ended.code, 6, "{ended:?}");
+        for command in [&["start"][..], &["init", "--try"]] {
+            let ended = lab.factory(&dir, command, &env);
+            assert_eq!(ended.code, 6, "{command:?} {ended:?}");
+            assert!(
+                ended.err.contains(detail) && ended.err.contains(mend),
+                "{ended:?}"
+            );
+        }
+    }
     // Not more memory than there is, and the right processor.
     let lab = Lab::new();
     let small = info("", "")

@@ -245,6 +245,7 @@ fn shape(key: &str, in_types: bool) -> Option<&'static str> {
         "gates" => "for example `gates: {issues: human, merge: auto}`",
         "issues" | "merge" => "`human` or `auto`",
         "rounds" => "a number from 1 to 100",
+        "runtime" => "the name of a runtime that `docker info` lists, for example `runtime: runsc`",
         "limits" => "for example `limits: {memory: 4GiB, wall: 45m}`",
         "memory" => "an amount, for example `memory: 4GiB`",
         "disk" => "an amount, for example `disk: 10GiB`",
@@ -466,6 +467,7 @@ mod tests {
         let text = "model: x\nmodels:\n  anthropic: {base_url: \"https://example.org\", key_env: A_API_KEY}\n  openai: {}\n";
         let mut config = Config::parse(text).unwrap();
         config.image.base = Some("x".to_owned());
+        config.runtime = Some("runsc".to_owned());
         config.image.dockerfile = Some("Dockerfile".to_owned());
         look(&serde_json::to_value(&config).unwrap());
     }

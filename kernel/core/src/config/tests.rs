@@ -19,11 +19,12 @@ fn the_documented_shapes_parse() {
         "version: 1\nslots: 8\nforge: local\nengine: {command: [\"sh\", \"./agent.sh\"]}\n\
          models: {anthropic: {base_url: \"https://example.org\", key_env: TEAM_API_KEY}}\n\
          image: {base: \"debian:bookworm-slim\", packages: [python3]}\nchecks: [\"make test\"]\n\
-         gates: {issues: auto, merge: human}\nrounds: 3\n\
+         gates: {issues: auto, merge: human}\nrounds: 3\nruntime: io.containerd.runc.v2\n\
          limits: {memory: 1GiB, cpus: 1.5, pids: 100, disk: 2GiB, wall: 10m}\nbudget: {per_run: {usd: 2.5}}\nbranch_prefix: bots/a\n",
     )
     .unwrap();
     assert_eq!(config.slots, Slots::Fixed(8));
+    assert_eq!(config.runtime.as_deref(), Some("io.containerd.runc.v2"));
     assert_eq!(
         config.engine,
         EngineKind::Command(vec!["sh".into(), "./agent.sh".into()])
@@ -200,6 +201,18 @@ fn errors_name_line_and_next_step() {
             2,
             "disk is 1MiB",
             "at least 64MiB",
+        ),
+        (
+            "slots: 1\nruntime: \"../runsc\"\n",
+            2,
+            "runtime `../runsc` is not the name of a runtime",
+            "for example `runtime: runsc`",
+        ),
+        (
+            "runtime: [runsc]\n",
+            1,
+            "`[runsc]` is not a value of `runtime`",
+            "that `docker info` lists",
         ),
         (
             "limits: {disk: lots}\n",

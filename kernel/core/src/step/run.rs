@@ -117,6 +117,7 @@ pub(super) fn granted(
         slot,
         container: ContainerSpec::name_for(&facts.home, id),
         image: facts.image,
+        runtime: config.runtime.clone(),
         limits,
         requests,
         model: config.model().to_owned(),

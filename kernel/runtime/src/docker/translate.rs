@@ -85,6 +85,8 @@ pub(super) fn engine(info: SystemInfo, version: SystemVersion) -> (EngineInfo, F
         },
         cpus,
     };
+    let mut runtimes: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
+    runtimes.sort();
     let named = version.version.unwrap_or_default();
     let architecture = info.architecture.unwrap_or_default();
     let engine = EngineInfo {
@@ -116,6 +118,10 @@ pub(super) fn engine(info: SystemInfo, version: SystemVersion) -> (EngineInfo, F
             .and_then(|n| u64::try_from(n).ok())
             .unwrap_or(0),
         cpus,
+        runtimes: match podman {
+            true => None,
+            false => Some(runtimes),
+        },
     };
     (engine, facts)
 }
@@ -172,6 +178,7 @@ fn host_config(spec: &ContainerSpec, facts: Facts) -> HostConfig {
     // Docker refuses more cores than the machine has.
     let milli_cpus = limits.milli_cpus.min(u64::from(facts.cpus) * 1000);
     HostConfig {
+        runtime: spec.runtime.clone(),
         network_mode: Some("none".to_owned()),
         ipc_mode: Some("private".to_owned()),
         cap_drop: Some(vec!["ALL".to_owned()]),
@@ -354,7 +361,9 @@ fn time(text: Option<&str>) -> Result<Option<Timestamp>, jiff::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bollard::models::{ContainerState as DockerState, PluginsInfo};
+    use bollard::models::{
+        ContainerState as DockerState, PluginsInfo, Runtime, SystemVersionComponents,
+    };
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -443,6 +452,7 @@ mod tests {
         ContainerSpec {
             name: "factory-0000000a-r1-1".to_owned(),
             image: "sha256:0".to_owned(),
+            runtime: None,
             argv: vec!["/agent".to_owned()],
             env: [("A".to_owned(), "b=c".to_owned())].into(),
             workdir: "/".to_owned(),
@@ -480,10 +490,41 @@ mod tests {
         };
         assert_eq!(host(facts).security_opt.unwrap(), ["no-new-privileges"]);
         assert_eq!(host(facts).nano_cpus, Some(2_000_000_000));
+        assert_eq!(host(facts).runtime, None);
         assert_eq!(host(facts).log_config.unwrap().typ.unwrap(), "none");
         facts.selinux = true;
         let security = host(facts).security_opt.unwrap();
         assert_eq!(security, ["no-new-privileges", "label=disable"]);
+        let named = ContainerSpec {
+            runtime: Some("runsc".to_owned()),
+            ..spec()
+        };
+        let host = create_body(&named, facts).unwrap().host_config;
+        assert_eq!(host.unwrap().runtime.as_deref(), Some("runsc"));
+    }
+
+    #[test]
+    fn runtimes_are_those_that_a_container_can_ask_for() {
+        let info = || SystemInfo {
+            runtimes: Some(
+                ["runsc", "runc"]
+                    .map(|name| (name.to_owned(), Runtime::default()))
+                    .into(),
+            ),
+            ..SystemInfo::default()
+        };
+        let (docker, _) = engine(info(), SystemVersion::default());
+        let both = ["runc", "runsc"].map(str::to_owned).to_vec();
+        assert_eq!(docker.runtimes, Some(both));
+        let part = SystemVersionComponents {
+            name: "Podman Engine".to_owned(),
+            ..SystemVersionComponents::default()
+        };
+        let podman = SystemVersion {
+            components: Some(vec![part]),
+            ..SystemVersion::default()
+        };
+        assert_eq!(engine(info(), podman).0.runtimes, None);
     }
 
     #[test]

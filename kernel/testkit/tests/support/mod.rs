@@ -53,6 +53,7 @@ impl<R: Runtime + Clone> Bench<R> {
         ContainerSpec {
             name: ContainerSpec::name_for(home, run),
             image: self.image.clone(),
+            runtime: None,
             argv: argv.map(str::to_owned).collect(),
             env: BTreeMap::new(),
             workdir: "/".to_owned(),
