@@ -2,7 +2,7 @@
 //!
 //! No quota can be had without root, so it is counted. What is free on the disk is cheap to
 //! ask for, and tells when counting is worth its while: the rest of the limit cannot be
-//! used up before as much is gone.
+//! used up before as much is gone. What others remove meanwhile is not set off against it.
 
 use crate::{
     places::Places,
@@ -25,8 +25,8 @@ use tokio::time::Instant;
 const FASTEST: u64 = 2 << 30;
 /// Shortest and longest time between two looks at the disk.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// Time between two counts of a disk that changes, by whomever: what others remove would
-/// hide what this run writes.
+/// Time between two counts of a disk that changes, by whomever: what others remove between two
+/// looks hides what this run writes.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// A fall of what is free by less than this part of the limit is worth no count.
 const PART: u64 = 256;
@@ -44,7 +44,7 @@ pub async fn watch(places: &Places, limit: u64, stopper: &Stopper) -> Infallible
     let mut said = false;
     let mut last: Option<Counted> = None;
     loop {
-        match look(&workspace, limit, last.as_ref()).await {
+        match look(&workspace, limit, last.as_mut()).await {
             Ok(Some(counted)) if counted.taken > limit => {
                 stopper.stop(Why::Disk);
                 std::future::pending::<Infallible>().await;
@@ -72,23 +72,32 @@ pub async fn watch(places: &Places, limit: u64, stopper: &Stopper) -> Infallible
 struct Counted {
     /// Bytes that it takes.
     taken: u64,
-    /// Bytes that were free before.
+    /// Bytes that were free at the newest look.
     free: u64,
+    /// Bytes that were free before, and not any more at a look, added up.
+    fell: u64,
+    /// What is free is not what it was.
+    changed: bool,
     at: Instant,
     took: Duration,
 }
 
 /// Counts where that is due. Two counts agree where it is over the limit: what is moved
 /// meanwhile may be counted twice.
-async fn look(workspace: &Path, limit: u64, last: Option<&Counted>) -> io::Result<Option<Counted>> {
+async fn look(
+    workspace: &Path,
+    limit: u64,
+    last: Option<&mut Counted>,
+) -> io::Result<Option<Counted>> {
     let disk = rustix::fs::statvfs(workspace)?;
     let free = disk.f_bfree.saturating_mul(disk.f_frsize);
     let mut may_open = false;
     if let Some(last) = last {
-        let fell = last.free.saturating_sub(free);
-        may_open = fell >= limit.saturating_sub(last.taken).max(limit / PART);
-        let changed = free != last.free && last.at.elapsed() >= COUNT_EVERY;
-        if !may_open && !changed {
+        last.changed |= free != last.free;
+        last.fell = last.fell.saturating_add(last.free.saturating_sub(free));
+        last.free = free;
+        may_open = last.fell >= limit.saturating_sub(last.taken).max(limit / PART);
+        if !may_open && !(last.changed && last.at.elapsed() >= COUNT_EVERY) {
             return Ok(None);
         }
     }
@@ -101,6 +110,8 @@ async fn look(workspace: &Path, limit: u64, last: Option<&Counted>) -> io::Resul
     Ok(Some(Counted {
         taken,
         free,
+        fell: 0,
+        changed: false,
         at,
         took,
     }))
@@ -335,22 +346,21 @@ mod tests {
         let limit = 64 * MIB;
         let first = look(dir.path(), limit, None).await.unwrap().unwrap();
         assert!(first.taken < MIB);
-        let as_if_free = |free| Counted {
-            taken: first.taken,
+        let as_if_free = |free, fell| Counted {
             free,
-            at: first.at,
-            took: first.took,
+            fell,
+            ..first
         };
         // Others write to this disk as well, but not terabytes.
-        let same = as_if_free(first.free.saturating_add(32 * MIB));
-        let none = look(dir.path(), limit, Some(&same)).await.unwrap();
-        assert!(none.is_none(), "{none:?}");
-        let fell = as_if_free(first.free.saturating_add(1 << 42));
-        assert!(
-            look(dir.path(), limit, Some(&fell))
-                .await
-                .unwrap()
-                .is_some()
-        );
+        let mut same = as_if_free(first.free.saturating_add(32 * MIB), 0);
+        let none = look(dir.path(), limit, Some(&mut same)).await.unwrap();
+        assert!(none.is_none() && same.fell > 0, "{none:?}");
+        let mut fell = as_if_free(first.free.saturating_add(1 << 42), 0);
+        let counted = look(dir.path(), limit, Some(&mut fell)).await.unwrap();
+        assert!(counted.is_some_and(|counted| counted.fell == 0));
+        // What others removed since takes nothing back.
+        let mut rose = as_if_free(first.free / 2, limit);
+        let counted = look(dir.path(), limit, Some(&mut rose)).await.unwrap();
+        assert!(counted.is_some());
     }
 }
