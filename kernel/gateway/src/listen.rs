@@ -4,7 +4,7 @@
 use crate::{error::GatewayError, http::Body};
 use factory_ledger::sockets::SocketDir;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
     fs::Permissions,
@@ -93,14 +93,28 @@ fn absent(removed: io::Result<()>) -> io::Result<()> {
 }
 
 /// How the connections of a socket end.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Ends {
+    /// Time that each has for the header of a request.
+    pub(crate) request_wait: Duration,
     /// Take no new connection; each open one ends after its present request.
     pub(crate) drain: CancellationToken,
     /// End every connection now.
     pub(crate) abort: CancellationToken,
     /// The connections.
     pub(crate) connections: TaskTracker,
+}
+
+impl Ends {
+    /// Nothing ends yet.
+    pub(crate) fn new(request_wait: Duration) -> Self {
+        Self {
+            request_wait,
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        }
+    }
 }
 
 /// Serves `socket` until it is drained, [`MOST_CONNECTIONS`] at a time; its name is gone and
@@ -168,7 +182,11 @@ async fn connection<F, A>(
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Whoever sends a header piece by piece, without an end, gives its place back.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ends.request_wait)
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let closing = async {
         ends.drain.cancelled().await;

@@ -86,7 +86,7 @@ pub async fn run(options: GatewayOptions) -> Result<(), GatewayError> {
         grants,
         doors: Mutex::default(),
         lock: std::sync::Mutex::new(Some(lock)),
-        control: Ends::default(),
+        control: Ends::new(timing.request_wait),
         controlled: TaskTracker::new(),
         abort: CancellationToken::new(),
         connections: TaskTracker::new(),
@@ -241,7 +241,7 @@ impl Gateway {
                 let ends = Ends {
                     abort: self.abort.clone(),
                     connections: self.connections.clone(),
-                    ..Ends::default()
+                    ..Ends::new(self.stores.timing.request_wait)
                 };
                 let drain = ends.drain.clone();
                 let inside = Arc::clone(&door);

@@ -29,6 +29,9 @@ pub struct Timing {
     pub stream_silence: Duration,
     /// Time the provider has to answer with its headers.
     pub header_wait: Duration,
+    /// Time that a connection has for the whole header of a request; what says nothing for
+    /// longer is closed as well.
+    pub request_wait: Duration,
     /// First pause between two tries of a model call; doubles with each try.
     pub first_backoff: Duration,
     /// Time after which a model call is not tried again.
@@ -47,6 +50,7 @@ impl Default for Timing {
             ping_every: Duration::from_secs(15),
             stream_silence: Duration::from_secs(300),
             header_wait: Duration::from_secs(300),
+            request_wait: Duration::from_secs(30),
             first_backoff: Duration::from_millis(500),
             retry_for: Duration::from_secs(45),
             key_wait: Duration::from_secs(30),

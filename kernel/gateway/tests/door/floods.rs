@@ -5,8 +5,8 @@ use crate::common::{
     Agent, Lab, Piece, Provider, Reply, bytes, model_request, quick, run_id, soon,
 };
 use factory_core::wire;
-use factory_gateway::client;
-use std::{future::poll_fn, sync::Arc};
+use factory_gateway::{Timing, client};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,
@@ -59,6 +59,35 @@ async fn a_run_with_too_many_connections_waits_for_its_own() {
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(half);
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_header_that_never_ends_gives_its_place_back() {
+    let timing = Timing {
+        request_wait: Duration::from_millis(300),
+        ..quick()
+    };
+    let mut lab = Lab::with_run(NOWHERE, timing).await;
+    let socket = lab.places.run_socket(run_id("r1-1"));
+    let mut whole = client::connect(&socket).await.unwrap();
+    let head = "POST /factory/v1/report HTTP/1.1\r\nhost: door\r\nconnection: close\r\n";
+    let body = r#"{"summary": "Done."}"#;
+    let length = format!("content-length: {}\r\n\r\n", body.len());
+    whole.write_all(head.as_bytes()).await.unwrap();
+    whole.write_all(length.as_bytes()).await.unwrap();
+    let mut half = client::connect(&socket).await.unwrap();
+    half.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    // Closed in order, or reset, since what it sent is not read to its end.
+    let closed = soon("the end of half a header", half.read_to_string(&mut answer)).await;
+    assert!(closed.is_err() || answer.is_empty(), "{answer}");
+    // A body has as long as it takes.
+    whole.write_all(body.as_bytes()).await.unwrap();
+    soon("an answer", whole.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
     lab.stop().await;
 }
 
