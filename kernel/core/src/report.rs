@@ -2,7 +2,11 @@
 //! wrong and an example, so that the engine can mend it.
 
 use crate::{grant::Role, model::TITLE_LIMIT};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use std::{fmt, marker::PhantomData};
 
 /// Most bytes of a report.
 pub const REPORT_LIMIT: usize = 64 << 10;
@@ -33,7 +37,11 @@ pub struct CodeReport {
     pub notes: Option<String>,
     /// What it noticed beside its task, at most [`ISSUES_LIMIT`]: filed, and never approved
     /// by itself.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "objects"
+    )]
     pub issues: Vec<Draft>,
     /// What it writes on its own issue, at most [`COMMENTS_LIMIT`]; Markdown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -48,6 +56,30 @@ pub struct Draft {
     pub title: String,
     /// Markdown. `Depends-on:` and `Touches:` mean nothing in it.
     pub body: String,
+}
+
+/// What is an object in the text, too: serde's structs alone take a list of their fields as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Fields(PhantomData))
+    }
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    let all: Vec<Object<T>> = Vec::deserialize(from)?;
+    Ok(all.into_iter().map(|Object(one)| one).collect())
 }
 
 /// Why a report was not accepted. Its text is for the agent that wrote it.
@@ -135,7 +167,7 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
             let shape = |error: serde_json::Error| BadReport::Shape {
                 problem: error.to_string(),
             };
-            let report: CodeReport = serde_json::from_slice(text).map_err(shape)?;
+            let Object(report): Object<CodeReport> = serde_json::from_slice(text).map_err(shape)?;
             let characters = report.summary.chars().count();
             if report.summary.trim().is_empty() {
                 Err(BadReport::Blank)
@@ -222,7 +254,12 @@ mod tests {
         let table: &[(&[u8], &str)] = &[
             (b"", "line 1 column 0"),
             (b"done", "line 1 column 1"),
-            (b"[]", "line 1"),
+            (b"[]", "invalid type: sequence, expected an object at line 1"),
+            (br#"["All of it.", "", []]"#, "expected an object at line 1"),
+            (
+                br#"{"summary": "x", "issues": [["a", "b"]]}"#,
+                "invalid type: sequence, expected an object at line 1",
+            ),
             (b"{}", "missing field `summary`"),
             (b"{\"summary\": 7}", "expected a string at line 1 column 13"),
             (

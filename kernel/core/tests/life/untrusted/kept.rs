@@ -20,6 +20,10 @@ const MESSAGE_LIMIT: usize = 4000;
 fn report_holds(text: &[u8]) {
     match report::validate(Role::Code, text) {
         Ok(json) => {
+            assert!(
+                text.trim_ascii_start().starts_with(b"{"),
+                "only objects are reports"
+            );
             let again = report::validate(Role::Code, json.as_bytes());
             assert_eq!(again.as_ref(), Ok(&json), "canonical");
             assert!(report::summary(&json).is_some_and(|words| !words.trim().is_empty()));
@@ -150,9 +154,17 @@ fn nearly_a_report() -> impl Strategy<Value = Vec<u8>> {
         1 => hostile(),
         1 => Just("null".to_owned()),
     ];
-    vec((field, value), 0..4).prop_map(|fields| {
-        let fields: Vec<_> = fields.iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
-        format!("{{{}}}", fields.join(",")).into_bytes()
+    (vec((field, value), 0..4), any::<bool>()).prop_map(|(fields, listed)| {
+        let join = |fields: Vec<String>| fields.join(",");
+        // The values alone, as well, in a list.
+        let text = match listed {
+            true => format!("[{}]", join(fields.into_iter().map(|(_, v)| v).collect())),
+            false => {
+                let named = fields.iter().map(|(k, v)| format!("\"{k}\":{v}"));
+                format!("{{{}}}", join(named.collect()))
+            }
+        };
+        text.into_bytes()
     })
 }
 
