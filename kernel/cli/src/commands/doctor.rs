@@ -62,10 +62,17 @@ pub fn run(cwd: &Path, json: bool) -> Result<ExitCode, Failure> {
     if verdict == Verdict::Interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    on_this_thread(async {
-        model::look_at_key(&config, &mut report).await;
-        Ok(())
+    let looked = on_this_thread(async {
+        let given_up = interrupt()?;
+        // A key command ends with whoever waits for it.
+        Ok(tokio::select! {
+            () = model::look_at_key(&config, &mut report) => true,
+            () = given_up => false,
+        })
     })?;
+    if !looked {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     report.lines.extend(providers);
     look_at_checks(&config, &mut report);
     report.print(json)?;

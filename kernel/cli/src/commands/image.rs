@@ -110,7 +110,18 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     }
     // Settling a pull request needs checks at most, and those call no model.
     if !options.merges_only {
-        on_this_thread(keys::check(&config))?;
+        let had = on_this_thread(async {
+            let given_up = interrupt()?;
+            // The key command is in a group of its own, where no Ctrl-C of ours arrives: it ends
+            // with whoever waits for it.
+            tokio::select! {
+                had = keys::check(&config) => had.map(Some),
+                () = given_up => Ok(None),
+            }
+        })?;
+        if had.is_none() {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     }
     let wanted = wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {

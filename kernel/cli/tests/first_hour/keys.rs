@@ -2,12 +2,15 @@
 
 use crate::{
     assert_bad,
-    lab::{KEY, Lab, NO_DOCKER},
+    lab::{FACTORY, KEY, Lab, NO_DOCKER},
 };
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
 };
 
 /// A repository, and a `keys.env` in the user's home.
@@ -207,4 +210,42 @@ fn a_command_is_asked_for_what_is_needed_in_the_gateways_environment() {
         &["ANTHROPIC_API_KEY is not set"],
         "of the environment",
     );
+}
+
+/// Looks until there is something.
+fn until<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_command_that_hangs_ends_with_who_was_told_to_give_up() {
+    let command = "FACTORY_KEY_COMMAND='echo $$ >\"$HOME/pid.new\"; mv \"$HOME/pid.new\" \"$HOME/pid\"; sleep 1000; :'\n";
+    let (lab, dir, _) = lab(command);
+    let file = lab.path("home/pid");
+    for args in [&["doctor"][..], &["start"]] {
+        let mut factory = lab.command(FACTORY, &dir);
+        factory.args(args).env(NO_DOCKER.0, NO_DOCKER.1);
+        factory.stdout(Stdio::null()).stderr(Stdio::null());
+        // As a terminal has it: what Ctrl-C reaches is this group.
+        let mut factory = factory.process_group(0).spawn().unwrap();
+        let pid = until("the command begins", || fs::read_to_string(&file).ok());
+        fs::remove_file(&file).unwrap();
+        kill_process_group(Pid::from_child(&factory), Signal::INT).unwrap();
+        let code = factory.wait().unwrap().code();
+        assert_eq!(code, Some(130), "{args:?}");
+        let proc = PathBuf::from("/proc").join(pid.trim());
+        // Nobody may have reaped it yet.
+        let gone = || {
+            let stat = fs::read_to_string(proc.join("stat")).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then_some(())
+        };
+        until("the command ends", gone);
+    }
 }
