@@ -1,5 +1,6 @@
 //! Looks for words in all that a process holds, in repositories, files and images.
 
+use rustix::process::getuid;
 use std::{
     collections::BTreeSet,
     fs::File,
@@ -101,15 +102,23 @@ impl Search {
         found
     }
 
-    /// What one process holds; none where it is gone.
-    pub fn process(&self, pid: u32) -> Option<Held> {
+    /// What one process holds.
+    pub fn process(&self, pid: u32) -> Looked {
         let proc = Path::new("/proc").join(pid.to_string());
         match self.look_into(&proc) {
-            Ok(held) => Some(held),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Ok(held) => Looked::Into(Box::new(held)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Looked::Gone,
             // It ended while it was read.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                None
+                Looked::Gone
+            }
+            // A process that lets nobody look, or whose memory is for its debugger only.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && !getuid().is_root() => {
+                let name = std::fs::read_to_string(proc.join("comm")).unwrap_or_default();
+                let (name, dir) = (name.trim(), proc.display());
+                Looked::Denied(format!(
+                    "`{name}` at {dir} is not open to this user: {error}"
+                ))
             }
             Err(error) => panic!("{}: {error}", proc.display()),
         }
@@ -210,6 +219,31 @@ fn used_maps(smaps: &str) -> Vec<(u64, u64)> {
         }
     }
     used
+}
+
+/// What became of a look into a process.
+#[derive(Debug)]
+pub enum Looked {
+    /// It holds this.
+    Into(Box<Held>),
+    /// It is gone.
+    Gone,
+    /// Only root may look; names it, and says why.
+    Denied(String),
+}
+
+impl Looked {
+    /// What it holds.
+    ///
+    /// # Panics
+    /// It is gone, or nobody may look.
+    pub fn held(self) -> Held {
+        match self {
+            Self::Into(held) => *held,
+            Self::Gone => panic!("the process is gone"),
+            Self::Denied(why) => panic!("{why}"),
+        }
+    }
 }
 
 /// What was found in one process.

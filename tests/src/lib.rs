@@ -18,7 +18,7 @@ mod own_engine;
 mod process;
 mod start;
 
-pub use canary::{Held, Search};
+pub use canary::{Held, Looked, Search};
 pub use day::within_one_day;
 pub use disk::Filler;
 pub use end::{Difference, End, live_state, state_files, words};
