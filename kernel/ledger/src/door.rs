@@ -2,6 +2,7 @@
 //! the gateway serves it, and the kernel makes merges in it.
 
 use crate::base::{BaseRepo, fetch_from_user};
+use crate::changes::{self, Bounds, ChangesError, FileChange, Objects};
 use crate::git::Git;
 use crate::repo::{
     RepoError, alternates_line, commit_of, doing, io, make_bare, nul_separated, path_from,
@@ -307,6 +308,29 @@ impl DoorRepo {
             changes.push(change.ok_or_else(|| wrong()(call.unexpected(facts)))?);
         }
         Ok(changes)
+    }
+
+    /// Shows every file at which the commit `to` differs from `from`, to whoever judges it;
+    /// a file that stood anywhere in `from` is known. Blocks, until `stop` says so.
+    ///
+    /// # Errors
+    /// What `show` gives, and [`ChangesError`] beyond `bounds`.
+    pub fn each_change<E: From<ChangesError>>(
+        &self,
+        from: &Oid,
+        to: &Oid,
+        bounds: Bounds,
+        stop: &dyn Fn() -> bool,
+        show: impl FnMut(&FileChange) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let objects = self.objects().map_err(ChangesError::Unread)?;
+        changes::between(&objects, (from, to), bounds, stop, show)
+    }
+
+    /// The objects that are here and in `base.git`.
+    pub(crate) fn objects(&self) -> Result<Objects, RepoError> {
+        let (own, base) = (self.dir().join("objects"), self.base.dir().join("objects"));
+        Objects::open(&[&own, &base], &own)
     }
 
     /// The process that serves one half of a fetch of `run`: it speaks protocol

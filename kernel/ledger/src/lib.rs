@@ -2,6 +2,7 @@
 
 pub mod advance;
 pub mod base;
+pub mod changes;
 pub mod door;
 pub mod failpoint;
 pub mod git;

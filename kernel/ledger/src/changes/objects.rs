@@ -1,0 +1,239 @@
+//! Commits and trees as they are stored, read with bounds.
+
+use super::ChangesError;
+use crate::repo::{RepoError, unread};
+use factory_core::ids::Oid;
+use git2::{ObjectType, Odb, OdbObject};
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// Most bytes of a commit that is read.
+const COMMIT_BYTES: u64 = 1 << 20;
+/// Most trees and files of known commits that are remembered; of more, git is asked.
+const CONTENTS: usize = 500_000;
+
+/// Objects of one or more places.
+pub(crate) struct Objects {
+    odb: Odb<'static>,
+    /// Named where they cannot be read.
+    place: PathBuf,
+}
+
+/// What matters of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) tree: git2::Oid,
+    pub(crate) parents: Vec<git2::Oid>,
+}
+
+impl Objects {
+    /// Opens object directories; `place` is the one that is told of.
+    pub(crate) fn open(dirs: &[&Path], place: &Path) -> Result<Self, RepoError> {
+        let open = || {
+            let odb = Odb::new()?;
+            for dir in dirs {
+                let shown = dir.to_str();
+                let shown = shown.ok_or_else(|| git2::Error::from_str("its path is no UTF-8"))?;
+                odb.add_disk_alternate(shown)?;
+            }
+            Ok(odb)
+        };
+        Ok(Self {
+            odb: open().map_err(unread(place))?,
+            place: place.to_owned(),
+        })
+    }
+
+    pub(crate) fn unread(&self, error: git2::Error) -> RepoError {
+        unread(&self.place)(error)
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn size(&self, id: git2::Oid) -> Result<u64, RepoError> {
+        let header = self.odb.read_header(id).map_err(|e| self.unread(e))?;
+        Ok(header.0 as u64)
+    }
+
+    /// A file's content; none of one that is longer than `limit` bytes.
+    pub(crate) fn content(&self, id: git2::Oid, limit: u64) -> Result<Option<Vec<u8>>, RepoError> {
+        let read = self.read(id, limit, ObjectType::Blob)?;
+        Ok(read.map(|object| object.data().to_vec()))
+    }
+
+    /// A tree; none of one that is longer than `limit` bytes.
+    pub(crate) fn tree(
+        &self,
+        id: git2::Oid,
+        limit: u64,
+    ) -> Result<Option<OdbObject<'_>>, RepoError> {
+        self.read(id, limit, ObjectType::Tree)
+    }
+
+    /// A commit as it is stored; none of one that is too large to be read.
+    pub(crate) fn commit_text(&self, id: git2::Oid) -> Result<Option<OdbObject<'_>>, RepoError> {
+        self.read(id, COMMIT_BYTES, ObjectType::Commit)
+    }
+
+    /// A commit's tree and parents; none of one that is too large to be read.
+    pub(crate) fn commit(&self, id: git2::Oid) -> Result<Option<Commit>, RepoError> {
+        let Some(text) = self.commit_text(id)? else {
+            return Ok(None);
+        };
+        let read = Commit::read(text.data());
+        let read = read.ok_or_else(|| git2::Error::from_str(&format!("{id} is no commit")));
+        read.map(Some).map_err(|e| self.unread(e))
+    }
+
+    /// The same of a commit that has to be there.
+    pub(crate) fn commit_named(&self, commit: &Oid) -> Result<Commit, RepoError> {
+        let id = git2::Oid::from_str(commit.as_str()).map_err(|e| self.unread(e))?;
+        let large = || git2::Error::from_str(&format!("the commit {commit} is longer than 1 MiB"));
+        self.commit(id)?.ok_or_else(|| self.unread(large()))
+    }
+
+    fn read(
+        &self,
+        id: git2::Oid,
+        limit: u64,
+        kind: ObjectType,
+    ) -> Result<Option<OdbObject<'_>>, RepoError> {
+        let (size, found) = self.odb.read_header(id).map_err(|e| self.unread(e))?;
+        if found != kind {
+            let wrong = git2::Error::from_str(&format!("{id} is a {}, no {kind}", found.str()));
+            return Err(self.unread(wrong));
+        }
+        if size as u64 > limit {
+            return Ok(None);
+        }
+        self.odb.read(id).map(Some).map_err(|e| self.unread(e))
+    }
+}
+
+impl Commit {
+    fn read(text: &[u8]) -> Option<Self> {
+        let id = |hex: &[u8]| git2::Oid::from_str(std::str::from_utf8(hex.get(..40)?).ok()?).ok();
+        let mut lines = text.split(|byte| *byte == b'\n');
+        let tree = id(lines.next()?.strip_prefix(b"tree ")?)?;
+        let parents = lines
+            .map_while(|line| line.strip_prefix(b"parent "))
+            .map(id);
+        Some(Self {
+            tree,
+            parents: parents.collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// An entry of a tree.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Raw<'t> {
+    pub(crate) mode: u32,
+    pub(crate) name: &'t [u8],
+    pub(crate) id: git2::Oid,
+}
+
+impl Raw<'_> {
+    pub(crate) fn is_tree(&self) -> bool {
+        self.mode & 0o170_000 == 0o040_000
+    }
+
+    /// How git sorts entries: a directory as if its name ended with a slash.
+    pub(crate) fn order(&self, other: &Raw) -> Ordering {
+        let shared = self.name.len().min(other.name.len());
+        let next = |raw: &Raw| match raw.name.get(shared) {
+            Some(byte) => *byte,
+            None if raw.is_tree() => b'/',
+            None => 0,
+        };
+        self.name[..shared]
+            .cmp(&other.name[..shared])
+            .then_with(|| next(self).cmp(&next(other)))
+            .then_with(|| self.name.len().cmp(&other.name.len()))
+            .then_with(|| self.is_tree().cmp(&other.is_tree()))
+    }
+}
+
+/// The entries of a tree, as they are stored.
+pub(crate) struct Entries<'t> {
+    rest: &'t [u8],
+}
+
+impl<'t> Entries<'t> {
+    pub(crate) fn of(tree: &'t [u8]) -> Self {
+        Self { rest: tree }
+    }
+
+    fn read(&mut self) -> Option<Raw<'t>> {
+        let rest = self.rest;
+        let space = rest.iter().take(8).position(|byte| *byte == b' ')?;
+        let mode = std::str::from_utf8(&rest[..space]).ok()?;
+        let mode = u32::from_str_radix(mode, 8).ok()?;
+        let rest = &rest[space + 1..];
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        let (name, rest) = (&rest[..end], &rest[end + 1..]);
+        let (id, rest) = rest.split_at_checked(20)?;
+        let id = git2::Oid::from_bytes(id).ok()?;
+        self.rest = rest;
+        Some(Raw { mode, name, id })
+    }
+}
+
+impl<'t> Iterator for Entries<'t> {
+    type Item = Result<Raw<'t>, git2::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let read = self.read();
+        if read.is_none() {
+            self.rest = &[];
+        }
+        Some(read.ok_or_else(|| git2::Error::from_str("a tree is malformed")))
+    }
+}
+
+/// The trees and files that some trees hold, themselves among them.
+pub(crate) struct Contents {
+    ids: HashSet<git2::Oid>,
+}
+
+impl Contents {
+    /// Reads whole trees. What is beyond its bound is left out.
+    pub(crate) fn of(
+        objects: &Objects,
+        roots: &[git2::Oid],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self, ChangesError> {
+        let mut ids = HashSet::new();
+        let mut next = roots.to_vec();
+        while let Some(tree) = next.pop() {
+            if stop() {
+                return Err(ChangesError::Stopped);
+            }
+            if !ids.insert(tree) {
+                continue;
+            }
+            let Some(tree) = objects.tree(tree, super::HELD)? else {
+                continue;
+            };
+            for raw in Entries::of(tree.data()) {
+                let raw = raw.map_err(|e| objects.unread(e))?;
+                if ids.len() + next.len() >= CONTENTS {
+                    return Ok(Self { ids });
+                }
+                if raw.is_tree() {
+                    next.push(raw.id);
+                } else {
+                    ids.insert(raw.id);
+                }
+            }
+        }
+        Ok(Self { ids })
+    }
+
+    pub(crate) fn has(&self, id: git2::Oid) -> bool {
+        self.ids.contains(&id)
+    }
+}
