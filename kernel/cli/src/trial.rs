@@ -8,7 +8,7 @@ use crate::{
     views,
 };
 use factory_core::{
-    brief,
+    brief::{self, AGENT_EMAIL, AGENT_NAME},
     ids::{IssueNo, Oid, RunId},
     inbox::{EngineExit, RunEnd},
     wire::{DOOR_PORT, PATH_GIT},
@@ -134,8 +134,8 @@ async fn make_workspace(base: &BaseRepo, room: &Room) -> Result<(), Failure> {
             remote_url: &format!("http://127.0.0.1:{DOOR_PORT}{PATH_GIT}"),
             branch: None,
             author: &Author {
-                name: "factory worker".to_owned(),
-                email: "worker@factory.invalid".to_owned(),
+                name: AGENT_NAME.to_owned(),
+                email: AGENT_EMAIL.to_owned(),
             },
         };
         Ok(workspace::create(&base, &wanted)?)

@@ -15,6 +15,10 @@ use std::collections::BTreeMap;
 
 /// The built-in worker: front matter and prompt.
 const WORKER: &str = include_str!("../../../agent-images/agents/worker.md");
+/// Who authors and commits what a run commits.
+pub const AGENT_NAME: &str = "factory worker";
+/// The e-mail address of [`AGENT_NAME`].
+pub const AGENT_EMAIL: &str = "worker@factory.invalid";
 /// Folders of the intent layer in the user's repository, in the order in which they are told.
 pub const INTENT_DIRS: [&str; 4] = ["intent", "principles", "prohibitions", "postmortems"];
 /// Bytes of postmortems that are told in full; the newest first. All are readable in the container.
@@ -68,10 +72,10 @@ pub fn container_spec(run: &Run, host: &Host) -> ContainerSpec {
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         ),
         ("LANG", "C.UTF-8"),
-        ("GIT_AUTHOR_NAME", "factory worker"),
-        ("GIT_AUTHOR_EMAIL", "worker@factory.invalid"),
-        ("GIT_COMMITTER_NAME", "factory worker"),
-        ("GIT_COMMITTER_EMAIL", "worker@factory.invalid"),
+        ("GIT_AUTHOR_NAME", AGENT_NAME),
+        ("GIT_AUTHOR_EMAIL", AGENT_EMAIL),
+        ("GIT_COMMITTER_NAME", AGENT_NAME),
+        ("GIT_COMMITTER_EMAIL", AGENT_EMAIL),
     ];
     ContainerSpec {
         name: run.container.clone(),

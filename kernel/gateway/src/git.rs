@@ -10,14 +10,18 @@
 mod body;
 mod child;
 mod inspect;
+mod objects;
 mod pkt;
 mod quarantine;
 mod record;
+mod refusal;
+mod rules;
+mod unpacked;
 #[cfg(test)]
 mod untrusted;
 
-pub use inspect::PushRefusal;
 pub(crate) use record::Known;
+pub use refusal::PushRefusal;
 
 use crate::door::{RunDoor, blocking};
 use crate::error::{GatewayError, chain};
@@ -25,7 +29,7 @@ use crate::failpoint::Gateway;
 use crate::http::{self, Body};
 use child::ChildError;
 use factory_core::wire::{self, CHECKPOINT_REF};
-use factory_ledger::{door::Exchange, incoming::Incoming};
+use factory_ledger::door::Exchange;
 use hyper::body::Incoming as Sent;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, header};
 use inspect::{InspectError, Target};
@@ -87,6 +91,8 @@ impl From<InspectError> for Failure {
             InspectError::Stopped => Self::Stopped,
             InspectError::Failed(source) => Self::Child(source),
             InspectError::Unread(source) => Self::Gateway(GatewayError::Door { source }),
+            InspectError::Worker(source) => Self::Gateway(GatewayError::Worker { source }),
+            InspectError::Spool(source) => Self::File(source),
         }
     }
 }
@@ -383,22 +389,22 @@ async fn accept(
         &door.stores().places.door_git(),
     );
     let quarantine = quarantine.map_err(Failure::File)?;
-    inspect::index(&quarantine, &spool.file, judged.pack, &stop).await?;
+    let pack = judged.pack;
+    let (file, token) = (spool.file.try_clone().map_err(Failure::File)?, stop.clone());
+    let measured = move || unpacked::measure(file, pack, &|| token.is_cancelled());
+    let measured = tokio::task::spawn_blocking(measured).await;
+    let unpacked =
+        measured.map_err(|source| Failure::Gateway(GatewayError::Worker { source }))??;
+    inspect::index(&quarantine, &spool.file, pack, &stop).await?;
     let update = judged.update.clone();
-    let (work, target, new) = (Arc::clone(&door), judged.target.clone(), update.new.clone());
-    let folder = quarantine.path().to_owned();
-    let (incoming, told) = tokio::task::spawn_blocking(move || {
-        let opened = Incoming::open(&work.stores().door, &folder);
-        let incoming = opened.map_err(|source| Failure::Gateway(GatewayError::Door { source }))?;
-        let told = inspect::judge_objects(&incoming, &target, &new, &work.grant().start)?;
-        Ok::<_, Failure>((incoming, told))
-    })
-    .await
-    .map_err(|source| Failure::Gateway(GatewayError::Worker { source }))??;
-    if !told {
-        let target = &judged.target;
-        inspect::judge_history(&quarantine, target, &update.new, &grant.start, &stop).await?;
-    }
+    let brought = objects::Push {
+        door: Arc::clone(&door),
+        target: judged.target.clone(),
+        new: update.new.clone(),
+        tips: before.clone(),
+        bases: unpacked.bases,
+    };
+    let incoming = objects::judge(brought, &quarantine, &stop).await?;
     if stop.is_cancelled() {
         return Err(Failure::Stopped);
     }

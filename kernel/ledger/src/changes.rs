@@ -168,6 +168,10 @@ pub(crate) enum Origin {
     New,
     /// It was there before, with all that it holds.
     Known,
+    /// It may be there, with all that it holds, and counts as new.
+    Admitted,
+    /// That has to be looked for: what it holds is passed over.
+    Unsure,
 }
 
 /// Who is shown what a walk finds.
@@ -177,6 +181,9 @@ pub(crate) trait Visitor {
 
     /// Where a tree or file comes from that differs.
     fn origin(&mut self, id: git2::Oid, path: &[u8]) -> Result<Origin, Self::Error>;
+
+    /// An object that stands in one of the other trees, where these were looked into.
+    fn stood(&mut self, _id: git2::Oid) {}
 
     /// A file that differs.
     fn file(&mut self, change: &FileChange) -> Result<(), Self::Error>;
@@ -222,8 +229,14 @@ impl<'a> Walk<'a> {
         if before.contains(&Some(after)) {
             return Ok(());
         }
-        let known = visitor.origin(after, path)? == Origin::Known;
-        let place = Place { depth: 0, known };
+        for tree in before.iter().flatten() {
+            visitor.stood(*tree);
+        }
+        let origin = visitor.origin(after, path)?;
+        if origin == Origin::Unsure {
+            return Ok(());
+        }
+        let place = Place { depth: 0, origin };
         self.directory(Some(after), before, &mut path.to_vec(), place, visitor)
     }
 
@@ -264,7 +277,11 @@ impl<'a> Walk<'a> {
             let present = now.take(&first).map_err(|e| self.malformed(e))?;
             found.clear();
             for side in &mut then {
-                found.push(side.take(&first).map_err(|e| self.malformed(e))?);
+                let taken = side.take(&first).map_err(|e| self.malformed(e))?;
+                if let Some(taken) = &taken {
+                    visitor.stood(taken.id);
+                }
+                found.push(taken);
             }
             let differs = match present {
                 Some(present) => found
@@ -291,16 +308,17 @@ impl<'a> Walk<'a> {
             }
             if first.is_tree() {
                 let ids: Vec<_> = found.iter().map(|raw| raw.map(|raw| raw.id)).collect();
-                let below = Place {
-                    depth: place.depth + 1,
-                    known: match present {
-                        Some(raw) if !place.known && !ids.contains(&Some(raw.id)) => {
-                            visitor.origin(raw.id, path)? == Origin::Known
-                        }
-                        _ => true,
-                    },
+                let origin = match present {
+                    Some(raw) if !ids.contains(&Some(raw.id)) => {
+                        place.origin_of(raw.id, path, visitor)?
+                    }
+                    _ => Origin::Known,
                 };
-                self.directory(present.map(|raw| raw.id), &ids, path, below, visitor)?;
+                if origin != Origin::Unsure {
+                    let depth = place.depth + 1;
+                    let below = Place { depth, origin };
+                    self.directory(present.map(|raw| raw.id), &ids, path, below, visitor)?;
+                }
             } else {
                 self.file(present, &found, path, place, visitor)?;
             }
@@ -328,7 +346,14 @@ impl<'a> Walk<'a> {
         if let Some(after) = after.filter(|after| !after.is_submodule()) {
             // The mode alone may have changed.
             let same = before.iter().flatten().any(|other| other.id == after.id);
-            known = place.known || same || visitor.origin(after.id, path)? == Origin::Known;
+            let origin = match same {
+                true => Origin::Known,
+                false => place.origin_of(after.id, path, visitor)?,
+            };
+            if origin == Origin::Unsure {
+                return Ok(());
+            }
+            known = origin == Origin::Known;
             size = self.size(after.id)?;
             let limit = self.bounds.file;
             if size > limit && !known {
@@ -392,8 +417,23 @@ impl<'a> Walk<'a> {
 #[derive(Clone, Copy)]
 struct Place {
     depth: usize,
-    /// The directory was there before, with all that it holds.
-    known: bool,
+    /// Where the directory comes from.
+    origin: Origin,
+}
+
+impl Place {
+    /// Where something comes from that stands here.
+    fn origin_of<V: Visitor>(
+        self,
+        id: git2::Oid,
+        path: &[u8],
+        visitor: &mut V,
+    ) -> Result<Origin, V::Error> {
+        match self.origin {
+            Origin::New => visitor.origin(id, path),
+            held @ (Origin::Known | Origin::Admitted | Origin::Unsure) => Ok(held),
+        }
+    }
 }
 
 /// One of the trees that are compared, in the order of its names.
@@ -429,8 +469,8 @@ pub(crate) fn between<E: From<ChangesError>>(
     show: impl FnMut(&FileChange) -> Result<(), E>,
 ) -> Result<(), E> {
     let tree = |commit: &Oid| {
-        let read = objects.commit_named(commit)?;
-        Ok::<_, ChangesError>(read.tree)
+        let tree = objects.id(commit).and_then(|id| objects.tree_of(id));
+        tree.map_err(ChangesError::Unread)
     };
     let (before, after) = (tree(from)?, tree(to)?);
     let mut pair = Pair {

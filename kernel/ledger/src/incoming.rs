@@ -1,16 +1,18 @@
 //! What a run pushed, while it is judged: packs in a folder of their own, in front of the
 //! objects of `door.git`, which take them over as they are.
 
+mod inspect;
+
+pub use inspect::{Form, Inspection, Judge, Unsure};
+
+use crate::changes::Objects;
 use crate::door::DoorRepo;
-use crate::repo::{RepoError, io, unread};
+use crate::repo::{RepoError, io};
 use factory_core::ids::Oid;
-use git2::{ErrorCode, Odb, Repository};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of a commit that is read here.
-const LARGEST: usize = 1 << 20;
 /// Most commits of one walk.
 const COMMITS: usize = 10_000;
 
@@ -19,29 +21,33 @@ pub struct Incoming {
     folder: PathBuf,
     /// The objects of `door.git`, where these go.
     objects: PathBuf,
-    /// Sees both.
-    repository: Repository,
+    /// What was pushed, with what its packs were completed by.
+    own: Objects,
+    /// Objects that were here before, from which pushed ones are made: the packs were completed by them.
+    borrowed: HashSet<git2::Oid>,
+    /// What was there before, with what other runs pushed.
+    before: Objects,
+    /// Both.
+    all: Objects,
 }
 
 impl Incoming {
-    /// Opens an object directory that git wrote packs to; nothing else is taken over.
+    /// Opens an object directory that git wrote packs to; nothing else is taken over. `bases`
+    /// are the objects that deltas in the pushed pack name.
     ///
     /// # Errors
     /// [`RepoError::Objects`] where either place cannot be read.
-    pub fn open(door: &DoorRepo, folder: &Path) -> Result<Self, RepoError> {
+    pub fn open(door: &DoorRepo, folder: &Path, bases: &[[u8; 20]]) -> Result<Self, RepoError> {
         let objects = door.dir().join("objects");
-        let open = || {
-            let odb = Odb::new()?;
-            for dir in [folder, &objects, &door.base().dir().join("objects")] {
-                let shown = dir.to_str();
-                let shown = shown.ok_or_else(|| git2::Error::from_str("its path is no UTF-8"))?;
-                odb.add_disk_alternate(shown)?;
-            }
-            Repository::from_odb(odb)
-        };
+        let base = door.base().dir().join("objects");
+        let before = door.objects()?;
+        let bases = bases.iter().filter_map(|id| git2::Oid::from_bytes(id).ok());
         Ok(Self {
+            own: Objects::open(&[folder], folder)?,
+            borrowed: bases.filter(|id| before.has(*id)).collect(),
+            before,
+            all: Objects::open(&[folder, &objects, &base], &objects)?,
             folder: folder.to_owned(),
-            repository: open().map_err(unread(&objects))?,
             objects,
         })
     }
@@ -51,29 +57,15 @@ impl Incoming {
     /// # Errors
     /// [`RepoError::Objects`] where it cannot be read.
     pub fn kind(&self, object: &Oid) -> Result<Option<&'static str>, RepoError> {
-        let read = || self.repository.odb()?.read_header(id(object)?);
-        match read() {
-            Ok((_, kind)) => Ok(Some(kind.str())),
-            Err(e) if e.code() == ErrorCode::NotFound => Ok(None),
-            Err(e) => Err(unread(&self.objects)(e)),
-        }
+        let header = self.all.header(self.id(object)?)?;
+        Ok(header.map(|(_, kind)| kind.str()))
     }
 
-    /// The parents of a commit; none where it is too large to be read here, or not a commit
-    /// to libgit2: git itself may say more.
+    /// The parents of a commit; none where it is too large to be read here, or no commit.
     pub fn parents(&self, commit: &Oid) -> Option<Vec<Oid>> {
-        let read = || -> Result<Option<Vec<git2::Oid>>, git2::Error> {
-            let commit = id(commit)?;
-            if self.repository.odb()?.read_header(commit)?.0 > LARGEST {
-                return Ok(None);
-            }
-            Ok(Some(
-                self.repository.find_commit(commit)?.parent_ids().collect(),
-            ))
-        };
-        let parents = read().ok().flatten()?;
+        let commit = self.all.commit(self.id(commit).ok()?).ok().flatten()?;
         let known = |parent: &git2::Oid| parent.to_string().parse().ok();
-        parents.iter().map(known).collect()
+        commit.parents.iter().map(known).collect()
     }
 
     /// Whether `commit` is `ancestor` or descends from it; none where that takes a walk
@@ -120,8 +112,13 @@ impl Incoming {
         let synced = File::open(&to).and_then(|dir| dir.sync_all());
         synced.map_err(io("keep pushed packs in", &to))
     }
-}
 
-fn id(oid: &Oid) -> Result<git2::Oid, git2::Error> {
-    git2::Oid::from_str(oid.as_str())
+    /// The push itself brings the object.
+    fn brings_object(&self, id: git2::Oid) -> bool {
+        self.own.has(id) && !self.borrowed.contains(&id)
+    }
+
+    fn id(&self, oid: &Oid) -> Result<git2::Oid, RepoError> {
+        self.all.id(oid)
+    }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::failure::{Class, Failure};
 use factory_core::{
-    brief::{self, INTENT_CHANGES_LIMIT, INTENT_DIRS},
+    brief::{self, AGENT_EMAIL, AGENT_NAME, INTENT_CHANGES_LIMIT, INTENT_DIRS},
     engine,
     event::{Event, GrantFacts},
     grant::Role,
@@ -194,8 +194,8 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
                 remote_url: &format!("http://127.0.0.1:{DOOR_PORT}{PATH_GIT}"),
                 branch: branch.as_deref(),
                 author: &Author {
-                    name: "factory worker".to_owned(),
-                    email: "worker@factory.invalid".to_owned(),
+                    name: AGENT_NAME.to_owned(),
+                    email: AGENT_EMAIL.to_owned(),
                 },
             };
             Ok(around(Kernel, "workspace", || {

@@ -1,9 +1,12 @@
 //! Git processes of the door: started, read within bounds, stopped when nobody
 //! waits for them any more.
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::io;
 use std::process::{Command, ExitStatus, Stdio};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
 /// More than this of an output is read and thrown away; what git answers here
@@ -62,10 +65,112 @@ pub(super) struct Ended {
     pub(super) stderr: Vec<u8>,
 }
 
+/// What a process may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of memory of its own; files that it maps are not among them.
+    pub(super) memory: u64,
+    /// Seconds of a processor.
+    pub(super) processor_seconds: u64,
+}
+
+impl Limits {
+    const NONE: Self = Self {
+        memory: u64::MAX,
+        processor_seconds: u64::MAX,
+    };
+
+    /// Puts a process that was just started under these limits.
+    fn hold(&self, child: &Child) -> io::Result<()> {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        for (what, limit) in [
+            (Resource::Data, self.memory),
+            (Resource::Cpu, self.processor_seconds),
+        ] {
+            let limit = (limit != u64::MAX).then_some(limit);
+            if limit.is_some() {
+                let limit = Rlimit {
+                    current: limit,
+                    maximum: limit,
+                };
+                match prlimit(Some(pid), what, limit) {
+                    // It has ended.
+                    Ok(_) | Err(Errno::SRCH) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs `command`, and gives every line that it prints to `line` until that wants no more.
+pub(super) async fn each_line(
+    command: Command,
+    stop: &CancellationToken,
+    mut line: impl FnMut(&str) -> bool,
+) -> Result<(), ChildError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |source| ChildError::Output {
+        program: program.clone(),
+        source,
+    };
+    let mut command = tokio::process::Command::from(command);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let mut child = command.spawn().map_err(|source| ChildError::Start {
+        program: program.clone(),
+        source,
+    })?;
+    let Some(output) = child.stdout.take() else {
+        return Err(ChildError::Stopped);
+    };
+    let mut lines = BufReader::new(output).lines();
+    loop {
+        let next = tokio::select! {
+            next = lines.next_line() => next.map_err(failed)?,
+            () = stop.cancelled() => {
+                child.kill().await.map_err(failed)?;
+                return Err(ChildError::Stopped);
+            }
+        };
+        match next {
+            Some(next) if line(&next) => {}
+            Some(_) => return child.kill().await.map_err(failed),
+            None => break,
+        }
+    }
+    let status = child.wait().await.map_err(failed)?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(_) => Err(failed(io::Error::other(format!("it failed ({status})")))),
+        None => Err(ChildError::Signal {
+            program: program.clone(),
+            status,
+        }),
+    }
+}
+
 /// Runs `command` to its end. With `stop`, the process is killed and collected
 /// when that is cancelled or this future is dropped; without, it ends by itself
 /// whatever happens.
 pub(super) async fn run(
+    command: Command,
+    stdin: Stdio,
+    stop: Option<&CancellationToken>,
+) -> Result<Ended, ChildError> {
+    run_within(&Limits::NONE, command, stdin, stop).await
+}
+
+/// The same, within limits: beyond them it fails, or is ended by a signal.
+pub(super) async fn run_within(
+    limits: &Limits,
     command: Command,
     stdin: Stdio,
     stop: Option<&CancellationToken>,
@@ -78,6 +183,10 @@ pub(super) async fn run(
         .stderr(Stdio::piped())
         .kill_on_drop(stop.is_some());
     let mut child = command.spawn().map_err(|source| ChildError::Start {
+        program: program.clone(),
+        source,
+    })?;
+    limits.hold(&child).map_err(|source| ChildError::Start {
         program: program.clone(),
         source,
     })?;

@@ -1,144 +1,17 @@
 //! The rules of a push, applied before anything of it is taken over.
 
-use super::child::{self, ChildError};
+use super::child::{self, ChildError, Limits};
 use super::pkt::{PackHeader, PushRequest, RefUpdate};
 use super::quarantine::Quarantine;
+use super::refusal::PushRefusal;
 use factory_core::grant::Grant;
 use factory_core::ids::Oid;
 use factory_core::wire::CHECKPOINT_REF;
 use factory_ledger::{door::Tips, incoming::Incoming, repo::RepoError};
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::process::{Command, Stdio};
 use tokio_util::sync::CancellationToken;
-
-/// Why a push was refused. The text is the rule; [`PushRefusal::advice`] is the
-/// next step for the agent that reads it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PushRefusal {
-    /// The grant names no branch.
-    #[error("this run may not push: its role has no branch")]
-    NoBranch,
-    /// The run has ended, or is ending.
-    #[error("this run has ended and pushes nothing more")]
-    Ended,
-    /// A ref other than the run's own, or more than one. (Checkpoints are the
-    /// agent's business; no engine needs to be told of them.)
-    #[error("this run pushes exactly one ref, refs/heads/{branch}")]
-    WrongRef {
-        /// The branch of the grant, without `refs/heads/`.
-        branch: String,
-    },
-    /// The run's branch or checkpoint was to be deleted.
-    #[error("a ref is never deleted by a run")]
-    Deletion,
-    /// The new tip does not contain the old one (or the commit the run started from).
-    #[error(
-        "only fast-forward pushes are accepted: {new} does not contain {tip}, the branch's present tip"
-    )]
-    NotFastForward {
-        /// Where the branch stands.
-        tip: Oid,
-        /// What was to replace it.
-        new: Oid,
-    },
-    /// The client compared with a tip that another push replaced meanwhile.
-    #[error("the branch moved to {tip} while this push was under way")]
-    Moved {
-        /// Where the branch stands.
-        tip: Oid,
-    },
-    /// A checkpoint that another history than the run's leads to.
-    #[error("a checkpoint's first parent contains {start}, the commit that the run started from")]
-    ForeignCheckpoint {
-        /// Where the run started.
-        start: Oid,
-    },
-    /// More than the limit of one push.
-    #[error("a push carries at most {limit} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// Our disk is full.
-    #[error("the disk that the factory works on is full")]
-    NoRoom,
-    /// An object is malformed, or something that it names is missing.
-    #[error("every pushed object must pass git's fsck")]
-    Fsck {
-        /// What git found, a few lines.
-        found: Vec<String>,
-    },
-    /// The request or its pack could not be understood.
-    #[error("this push cannot be read: {problem}")]
-    Unreadable {
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-impl PushRefusal {
-    /// A few words for git's `[remote rejected] … (reason)`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NoBranch => "this run may not push",
-            Self::Ended => "this run has ended",
-            Self::WrongRef { .. } => "not this run's branch",
-            Self::Deletion => "deletion refused",
-            Self::NotFastForward { .. } => "not a fast-forward",
-            Self::Moved { .. } => "the branch moved meanwhile",
-            Self::ForeignCheckpoint { .. } => "not a checkpoint of this run",
-            Self::TooLarge { .. } => "too large",
-            Self::NoRoom => "no space left on the factory's disk",
-            Self::Fsck { .. } => "fsck failed",
-            Self::Unreadable { .. } => "unreadable push",
-        }
-    }
-
-    /// Further lines for the reader: what git said.
-    pub fn details(&self) -> &[String] {
-        match self {
-            Self::Fsck { found } => found,
-            Self::NoBranch
-            | Self::Ended
-            | Self::WrongRef { .. }
-            | Self::Deletion
-            | Self::NotFastForward { .. }
-            | Self::Moved { .. }
-            | Self::ForeignCheckpoint { .. }
-            | Self::TooLarge { .. }
-            | Self::NoRoom
-            | Self::Unreadable { .. } => &[],
-        }
-    }
-
-    /// What to do next.
-    pub fn advice(&self) -> String {
-        match self {
-            Self::NoBranch => "leave the result in this run's report instead of a commit".to_owned(),
-            Self::Ended => "nothing; what was pushed before is kept".to_owned(),
-            Self::WrongRef { branch } => format!("git push origin HEAD:refs/heads/{branch}"),
-            Self::Deletion => "leave the branch; push a commit that reverts what is unwanted".to_owned(),
-            Self::NotFastForward { tip, .. } => {
-                format!(
-                    "add commits on top of {tip} instead of rewriting it (for example `git rebase {tip}`), then push without --force"
-                )
-            }
-            Self::Moved { .. } => "push again".to_owned(),
-            Self::ForeignCheckpoint { start } => {
-                format!("commit the work on a history that goes on from {start}, then push again")
-            }
-            Self::TooLarge { .. } => {
-                "remove large or generated files from the commits since the last push, then push again".to_owned()
-            }
-            Self::NoRoom => {
-                "it is not the commits' fault: keep them, wait a minute, then push again".to_owned()
-            }
-            Self::Fsck { .. } => "make the named object again (for example amend the commit), then push again".to_owned(),
-            Self::Unreadable { .. } => "push again with a plain `git push`".to_owned(),
-        }
-    }
-}
 
 /// How an inspection ended, when not well.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +25,12 @@ pub(super) enum InspectError {
     /// We could not look.
     #[error("the push could not be inspected")]
     Failed(#[source] ChildError),
+    /// We could not read what was spooled.
+    #[error("the spooled push could not be read")]
+    Spool(#[source] io::Error),
+    /// A thread of ours broke off.
+    #[error("the inspection broke off")]
+    Worker(#[source] tokio::task::JoinError),
     /// We could not read what it brought.
     #[error("the pushed objects could not be read")]
     Unread(#[source] RepoError),
@@ -186,6 +65,12 @@ pub(super) enum Target {
     /// The checkpoint, whatever it is at.
     Checkpoint,
 }
+
+/// What unpacking may use; a second wall behind [`super::unpacked`].
+const UNPACKING: Limits = Limits {
+    memory: 1 << 30,
+    processor_seconds: 600,
+};
 
 /// A push that keeps the rules which need the command list alone.
 #[derive(Debug)]
@@ -280,9 +165,14 @@ pub(super) async fn index(
     stop: &CancellationToken,
 ) -> Result<(), InspectError> {
     // One thread: a push gets no more of the host than its run's turn.
-    const INDEX_PACK: [&str; 6] = [
+    const INDEX_PACK: [&str; 10] = [
         "-c",
         "pack.writeReverseIndex=false",
+        // Larger files are unpacked piece by piece.
+        "-c",
+        "core.bigFileThreshold=32m",
+        "-c",
+        "core.deltaBaseCacheLimit=32m",
         "index-pack",
         "--stdin",
         "--fix-thin",
@@ -396,5 +286,5 @@ async fn index_pack(
         .seek(SeekFrom::Start(pack.offset))
         .and_then(|_| spool.try_clone());
     let input = input.map_err(|source| ChildError::Input { source })?;
-    child::run(command, Stdio::from(input), Some(stop)).await
+    child::run_within(&UNPACKING, command, Stdio::from(input), Some(stop)).await
 }

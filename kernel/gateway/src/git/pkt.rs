@@ -1,7 +1,7 @@
 //! Git's wire format, as far as a push needs it: the command list that opens
 //! the request, and the answer that carries a refusal.
 
-use super::inspect::PushRefusal;
+use super::refusal::PushRefusal;
 use factory_core::ids::Oid;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 

@@ -236,6 +236,11 @@ impl Keys {
     pub fn redact(&self, text: &str) -> String {
         self.redactor.redact(text).into_owned()
     }
+
+    /// Where in `text` the first of the keys stands, those of the past included.
+    pub fn stand_in(&self, text: &str) -> Option<usize> {
+        self.redactor.find(text)
+    }
 }
 
 /// Reads one JSON object of names and values from standard input, to its end.

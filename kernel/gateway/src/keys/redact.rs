@@ -75,6 +75,15 @@ impl Redactor {
         text
     }
 
+    /// Where in `text` the first of the keys stands.
+    pub(super) fn find(&self, text: &str) -> Option<usize> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known
+            .iter()
+            .filter_map(|form| text.find(form.as_str()))
+            .min()
+    }
+
     /// Stands before `to`, for a log that writes each of its lines at once.
     pub fn before<W: Write>(&self, to: W) -> impl Write + use<W> {
         Redacted {
@@ -131,6 +140,7 @@ mod tests {
         ];
         for (text, want) in rows {
             assert_eq!(redactor.redact(text), want);
+            assert_eq!(redactor.find(text), want.find(REDACTED));
         }
     }
 

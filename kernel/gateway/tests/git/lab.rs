@@ -1,6 +1,7 @@
 //! A factory's repositories in a temporary folder, doors served over loopback
 //! TCP (git cannot speak to unix sockets), and workspaces as agents have them.
 
+use factory_core::brief::{AGENT_EMAIL, AGENT_NAME};
 use factory_core::grant::{Grant, Role};
 use factory_core::ids::{Epoch, Oid, RunId};
 use factory_core::inbox::InboxEntry;
@@ -17,13 +18,18 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+
+/// The user's repository. A colon and a quote: git reads lists of paths in places.
+const USER: &str = "pro:ject \"x\"";
+/// A key that the gateway knows.
+pub const KEY: &str = "sk-canary-0123456789abcdef";
 
 /// Everything one test needs; gone when dropped.
 pub struct Lab {
@@ -42,8 +48,7 @@ pub struct Said {
 impl Lab {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // A colon and a quote: git reads lists of paths in places.
-        let user = dir.path().join("pro:ject \"x\"");
+        let user = dir.path().join(USER);
         std::fs::create_dir(&user).unwrap();
         ok(&user, &["init", "-q", "-b", "main"]);
         std::fs::write(user.join("file"), "one\n").unwrap();
@@ -68,7 +73,7 @@ impl Lab {
         let mut left = std::fs::read_dir(folder.path()).unwrap();
         let lab = left.next().unwrap().unwrap().path();
         assert!(left.next().is_none());
-        let user = lab.join("pro:ject \"x\"");
+        let user = lab.join(USER);
         let start = ok(&user, &["rev-parse", "HEAD"]).parse().unwrap();
         Self::with(folder, Places::below(user.join(".git")), start)
     }
@@ -77,7 +82,11 @@ impl Lab {
         let clock = Arc::new(|| 1_700_000_000);
         let stores = Stores::open(
             places.clone(),
-            Keys::new(BTreeMap::new(), None, Redactor::default()),
+            Keys::new(
+                BTreeMap::from([("KEY".to_owned(), KEY.to_owned().into())]),
+                None,
+                Redactor::default(),
+            ),
             clock,
             Timing::default(),
         )
@@ -88,6 +97,18 @@ impl Lab {
             stores: Arc::new(stores),
             start,
         }
+    }
+
+    /// The user's repository.
+    pub fn user(&self) -> PathBuf {
+        self.dir.path().join(USER)
+    }
+
+    /// Takes in where the target is now.
+    pub fn target_moved(&self) -> Oid {
+        let base = BaseRepo::init(self.places.base_git()).unwrap();
+        let user = UserRepo::open(self.places.common_dir());
+        base.fetch_target(&user, "main").unwrap()
     }
 
     pub fn grant(&self, run: &str, branch: Option<&str>) -> Grant {
@@ -216,6 +237,41 @@ impl Workspace {
         said(git(&self.path, args).output().unwrap())
     }
 
+    /// What git prints when it is given `input`.
+    pub fn fed(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut command = git(&self.path, args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "`git {args:?}` failed");
+        output.stdout
+    }
+
+    /// Writes an object, however broken; gives its name.
+    pub fn object(&self, kind: &str, bytes: &[u8]) -> String {
+        let args = ["hash-object", "-t", kind, "-w", "--literally", "--stdin"];
+        let name = self.fed(&args, bytes);
+        String::from_utf8(name).unwrap().trim().to_owned()
+    }
+
+    /// Writes a tree of lines as `git ls-tree` prints them; what they name may be missing.
+    pub fn tree(&self, lines: &[String]) -> String {
+        let name = self.fed(&["mktree", "--missing"], lines.concat().as_bytes());
+        String::from_utf8(name).unwrap().trim().to_owned()
+    }
+
+    /// Writes a commit; its tree and parents may be missing.
+    pub fn commit_of(&self, tree: &str, parents: &[&str]) -> String {
+        let parents: String = parents
+            .iter()
+            .map(|oid| format!("parent {oid}\n"))
+            .collect();
+        let by = format!("{AGENT_NAME} <{AGENT_EMAIL}> 1700000000 +0000");
+        let text = format!("tree {tree}\n{parents}author {by}\ncommitter {by}\n\nmade\n");
+        self.object("commit", text.as_bytes())
+    }
+
     /// Runs git and asserts that it was refused with all of `words` in its output.
     pub fn refused(&self, args: &[&str], words: &[&str]) {
         let said = self.git(args);
@@ -244,8 +300,8 @@ pub fn git(dir: &Path, args: &[&str]) -> Command {
         .env("GIT_TERMINAL_PROMPT", "0");
     for who in ["AUTHOR", "COMMITTER"] {
         command
-            .env(format!("GIT_{who}_NAME"), "Agent")
-            .env(format!("GIT_{who}_EMAIL"), "agent@example.invalid");
+            .env(format!("GIT_{who}_NAME"), AGENT_NAME)
+            .env(format!("GIT_{who}_EMAIL"), AGENT_EMAIL);
     }
     command.arg("-C").arg(dir).args(args);
     command

@@ -4,6 +4,7 @@
 mod checkpoints;
 mod hostile;
 mod lab;
+mod objects;
 #[cfg(feature = "failpoints")]
 mod stops;
 
@@ -229,24 +230,30 @@ fn every_other_push_is_refused_in_words_and_moves_nothing() {
     lab.assert_no_leftovers();
 }
 
-/// A commit that is too large to be read at once: git is asked what it goes on from.
+/// A commit of people's that is too large to be read at once: git is asked what goes on from it.
 #[test]
-fn a_push_of_a_huge_commit_is_judged_all_the_same() {
-    let (lab, _served, workspace) = served();
+fn a_huge_commit_is_gone_on_from_and_never_pushed() {
+    let mut lab = Lab::new();
     let message = "word\n".repeat(400_000);
-    std::fs::write(workspace.path.join("file"), &message).unwrap();
-    let huge = ["commit", "-q", "--allow-empty", "-F", "file"];
-    workspace.ok(&huge);
+    std::fs::write(lab.user().join("message"), &message).unwrap();
+    let huge = ["commit", "-q", "--allow-empty", "-F", "message"];
+    ok(&lab.user(), &huge);
+    lab.start = lab.target_moved();
+    let served = lab.serve(RUN, Some(BRANCH));
+    let workspace = lab.workspace(&served, BRANCH);
+    let pushed = workspace.commit("one", b"one");
     workspace.ok(&["push"]);
-    let pushed = workspace.head();
     assert_eq!(lab.pushes(RUN), [(lab.start.clone(), pushed.clone())]);
     workspace.ok(&["reset", "-q", "--hard", lab.start.as_str()]);
-    std::fs::write(workspace.path.join("file"), &message[..message.len() - 5]).unwrap();
-    workspace.ok(&huge);
+    workspace.commit("two", b"two");
     workspace.refused(
         &["push", "--force"],
         &["not a fast-forward", pushed.as_str()],
     );
+    workspace.ok(&["reset", "-q", "--hard", pushed.as_str()]);
+    std::fs::write(workspace.path.join("message"), &message).unwrap();
+    workspace.ok(&huge);
+    workspace.refused(&["push"], &["too large", "at most 1048576 bytes"]);
     assert_eq!(lab.pushes(RUN).len(), 1);
     lab.assert_no_leftovers();
 }

@@ -3,13 +3,15 @@
 use super::ChangesError;
 use crate::repo::{RepoError, unread};
 use factory_core::ids::Oid;
-use git2::{ObjectType, Odb, OdbObject};
+use git2::{ErrorCode, ObjectType, Odb, OdbLookupFlags, OdbObject};
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of a commit that is read.
 const COMMIT_BYTES: u64 = 1 << 20;
+/// Most bytes of a commit that was let in before there was a limit.
+const LARGE_COMMIT_BYTES: u64 = 64 << 20;
 /// Most trees and files of known commits that are remembered; of more, git is asked.
 const CONTENTS: usize = 500_000;
 
@@ -49,6 +51,20 @@ impl Objects {
         unread(&self.place)(error)
     }
 
+    /// Whether it is in one of the places, as these were when they were opened.
+    pub(crate) fn has(&self, id: git2::Oid) -> bool {
+        self.odb.exists_ext(id, OdbLookupFlags::NO_REFRESH)
+    }
+
+    /// Size in bytes and kind; none where there is no such object.
+    pub(crate) fn header(&self, id: git2::Oid) -> Result<Option<(u64, ObjectType)>, RepoError> {
+        match self.odb.read_header(id) {
+            Ok((size, kind)) => Ok(Some((size as u64, kind))),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(self.unread(error)),
+        }
+    }
+
     /// Its size in bytes.
     pub(crate) fn size(&self, id: git2::Oid) -> Result<u64, RepoError> {
         let header = self.odb.read_header(id).map_err(|e| self.unread(e))?;
@@ -70,6 +86,28 @@ impl Objects {
         self.read(id, limit, ObjectType::Tree)
     }
 
+    /// The entries of a tree; none where there are more than `limit`, or where it is too large.
+    pub(crate) fn parts(
+        &self,
+        id: git2::Oid,
+        limit: usize,
+    ) -> Result<Option<Vec<Part>>, RepoError> {
+        let Some(tree) = self.tree(id, super::HELD)? else {
+            return Ok(None);
+        };
+        let part = |raw: Raw| Part {
+            name: raw.name.to_vec(),
+            is_tree: raw.is_tree(),
+            id: raw.id,
+        };
+        let entries = Entries::of(tree.data()).take(limit + 1);
+        let parts = entries
+            .map(|raw| raw.map(part))
+            .collect::<Result<Vec<_>, _>>();
+        let parts = parts.map_err(|e| self.unread(e))?;
+        Ok((parts.len() <= limit).then_some(parts))
+    }
+
     /// A commit as it is stored; none of one that is too large to be read.
     pub(crate) fn commit_text(&self, id: git2::Oid) -> Result<Option<OdbObject<'_>>, RepoError> {
         self.read(id, COMMIT_BYTES, ObjectType::Commit)
@@ -77,7 +115,18 @@ impl Objects {
 
     /// A commit's tree and parents; none of one that is too large to be read.
     pub(crate) fn commit(&self, id: git2::Oid) -> Result<Option<Commit>, RepoError> {
-        let Some(text) = self.commit_text(id)? else {
+        self.commit_within(id, COMMIT_BYTES)
+    }
+
+    /// The tree of a commit that has to be there; people's are read however large they are.
+    pub(crate) fn tree_of(&self, id: git2::Oid) -> Result<git2::Oid, RepoError> {
+        let commit = self.commit_within(id, LARGE_COMMIT_BYTES)?;
+        let large = || git2::Error::from_str(&format!("the commit {id} is longer than 64 MiB"));
+        Ok(commit.ok_or_else(|| self.unread(large()))?.tree)
+    }
+
+    fn commit_within(&self, id: git2::Oid, limit: u64) -> Result<Option<Commit>, RepoError> {
+        let Some(text) = self.read(id, limit, ObjectType::Commit)? else {
             return Ok(None);
         };
         let read = Commit::read(text.data());
@@ -85,11 +134,9 @@ impl Objects {
         read.map(Some).map_err(|e| self.unread(e))
     }
 
-    /// The same of a commit that has to be there.
-    pub(crate) fn commit_named(&self, commit: &Oid) -> Result<Commit, RepoError> {
-        let id = git2::Oid::from_str(commit.as_str()).map_err(|e| self.unread(e))?;
-        let large = || git2::Error::from_str(&format!("the commit {commit} is longer than 1 MiB"));
-        self.commit(id)?.ok_or_else(|| self.unread(large()))
+    /// An object's name, as it is used here.
+    pub(crate) fn id(&self, oid: &Oid) -> Result<git2::Oid, RepoError> {
+        git2::Oid::from_str(oid.as_str()).map_err(|e| self.unread(e))
     }
 
     fn read(
@@ -152,6 +199,14 @@ impl Raw<'_> {
             .then_with(|| self.name.len().cmp(&other.name.len()))
             .then_with(|| self.is_tree().cmp(&other.is_tree()))
     }
+}
+
+/// An entry of a tree that outlives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) name: Vec<u8>,
+    pub(crate) is_tree: bool,
+    pub(crate) id: git2::Oid,
 }
 
 /// The entries of a tree, as they are stored.

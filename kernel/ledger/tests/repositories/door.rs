@@ -244,7 +244,7 @@ fn what_was_pushed_is_judged_before_door_git_has_it() {
     std::fs::write(folder.path().join("pack/pack-1.pack"), pack).unwrap();
     git(folder.path(), &["index-pack", "pack/pack-1.pack"]);
 
-    let incoming = Incoming::open(&lab.door, folder.path()).unwrap();
+    let incoming = Incoming::open(&lab.door, folder.path(), &[]).unwrap();
     assert_eq!(incoming.kind(&new).unwrap(), Some("commit"));
     assert_eq!(incoming.kind(&tree).unwrap(), Some("tree"));
     assert_eq!(incoming.kind(&lab.first).unwrap(), Some("commit"));
