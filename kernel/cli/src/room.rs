@@ -179,6 +179,7 @@ fn run_of(subject: &Subject<'_>, guest: Guest) -> Run {
             resume: None,
             branch: None,
             models: None,
+            rules: None,
             wall_seconds: guest.wall_seconds,
         },
         slot: 0,

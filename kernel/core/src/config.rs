@@ -1,7 +1,7 @@
 //! `factory.yaml`: every key optional, unknown keys are errors that name line and suggestion.
 
 mod amounts;
-mod explain;
+pub(crate) mod explain;
 mod image;
 mod models;
 mod types;
@@ -16,9 +16,10 @@ use crate::{
     budget::{Limit, Prices, price_of},
     grant::{self, WireApi},
     quantity::{Bytes, Milli, Seconds, is_default},
+    rules::Globs,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 /// Name of the configuration file in the user's repository.
 pub const FILE: &str = "factory.yaml";
@@ -57,6 +58,11 @@ pub struct Config {
     pub checks: Vec<String>,
     /// Who decides.
     pub gates: Gates,
+    /// Paths whose changes only a person may merge.
+    pub protected: Globs,
+    /// What is no secret.
+    #[serde(skip_serializing_if = "is_default")]
+    pub secrets: Secrets,
     /// Code runs per job: the first and its fixes.
     pub rounds: u32,
     /// The container engine's OCI runtime that agents and checks run under; its own default
@@ -106,6 +112,26 @@ pub struct Gates {
     /// From pull request to merge.
     pub merge: Gate,
 }
+
+/// Where the search for secrets would find what is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Secrets {
+    /// Files in which none is looked for.
+    pub allow_in: Globs,
+}
+
+/// What is protected by default: what decides over the factory's own work. A test holds that
+/// it can be read.
+static PROTECTED: LazyLock<Globs> = LazyLock::new(|| {
+    let globs = [
+        ".github/workflows/**",
+        "factory.yaml",
+        "principles/**",
+        "prohibitions/**",
+    ];
+    Globs::new(globs).unwrap_or_default()
+});
 
 /// A gate between two stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +188,8 @@ impl Default for Config {
             image: Image::default(),
             checks: Vec::new(),
             gates: Gates::default(),
+            protected: PROTECTED.clone(),
+            secrets: Secrets::default(),
             rounds: 5,
             runtime: None,
             limits: Limits::default(),
@@ -414,6 +442,9 @@ impl Config {
                 "a check is empty".to_owned(),
                 "remove it, or write the command",
             );
+        }
+        if let Err(what) = self.protected.check() {
+            return fail("protected", what, "write fewer or shorter globs");
         }
         if !valid_prefix(&self.branch_prefix) {
             return fail(

@@ -7,6 +7,7 @@ use crate::{
     ids::{Epoch, Oid, RunId},
     inbox::Usage,
     quantity::Milli,
+    rules::Globs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +49,26 @@ pub struct Grant {
     pub branch: Option<String>,
     /// Model access; none for checks.
     pub models: Option<ModelGrant>,
+    /// What is judged of its pushes; none for checks, and in grants of programs before there
+    /// were rules, whose pushes are judged as the target is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<PushRules>,
     /// Seconds of awake time the run may take, from its container's start.
     pub wall_seconds: u64,
+}
+
+/// What the pushes of a run are judged by, as the target had it when the run was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushRules {
+    /// The commit of the target whose prohibitions hold.
+    pub target: Oid,
+    /// Files in which no secret is looked for.
+    #[serde(default, skip_serializing_if = "Globs::is_empty")]
+    pub allow_secrets_in: Globs,
+    /// Paths that may be pushed, and that only a person may merge.
+    #[serde(default, skip_serializing_if = "Globs::is_empty")]
+    pub protected: Globs,
 }
 
 /// What is spoken between an engine and its models.

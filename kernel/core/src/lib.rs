@@ -21,6 +21,7 @@ pub mod model;
 pub mod plan;
 pub mod quantity;
 pub mod report;
+pub mod rules;
 pub mod schedule;
 pub mod state;
 pub mod step;

@@ -11,7 +11,7 @@ const TYPES: &str = "for example `types: {worker: {min: 1, max: 6, per_day: {pul
 const SHOWN: usize = 60;
 
 /// The error for text that is not a configuration.
-pub(super) fn explain(error: &Error, text: &str) -> ConfigError {
+pub(crate) fn explain(error: &Error, text: &str) -> ConfigError {
     let error = match error.without_snippet() {
         Error::AliasError { error, .. } => error.without_snippet(),
         other => other,
@@ -257,6 +257,15 @@ fn shape(key: &str, in_types: bool) -> Option<&'static str> {
         }
         "prices" => "for example `prices: {my-model: {input: 3, output: 15}}`",
         "usd" => "a number, for example `usd: 2.5`",
+        "protected" => {
+            "a list of globs, for example `protected: [\"factory.yaml\", \"deploy/**\"]`"
+        }
+        "secrets" | "allow_in" => "for example `secrets: {allow_in: [\"tests/fixtures/**\"]}`",
+        // Of the front matter of prohibitions.
+        "enforce" => "for example `enforce: [{paths: [\"vendor/**\"]}]`",
+        "paths" | "in" | "except" => "a list of globs, for example `paths: [\"vendor/**\"]`",
+        "pattern" => "a regular expression, for example `pattern: 'unsafe\\s*\\{'`",
+        "max_file_size" => "an amount, for example `max_file_size: 1MiB`",
         "branch_prefix" => "the beginning of a branch's name, for example `branch_prefix: factory`",
         _ => return None,
     })

@@ -335,6 +335,30 @@ fn errors_name_line_and_next_step() {
             "`human` or `auto`",
         ),
         (
+            "protected:\n  - deploy/**\n  - \"a[\"\n",
+            2,
+            "the glob `a[` is wrong: unclosed character class",
+            "a list of globs",
+        ),
+        (
+            "protected: deploy\n",
+            1,
+            "`deploy` is not a value of `protected`",
+            "a list of globs",
+        ),
+        (
+            "secrets: {allow: [tests]}\n",
+            1,
+            "unknown key `allow`",
+            "known here: allow_in",
+        ),
+        (
+            "secrets: {allow_in: [\"!a\"]}\n",
+            1,
+            "the glob `!a` begins with `!`",
+            "`secrets: {allow_in:",
+        ),
+        (
             "types: {sensor: {per_day: {pull_requests: 1}}}\n",
             1,
             "unknown key `per_day`",
@@ -348,4 +372,25 @@ fn errors_name_line_and_next_step() {
             "{text}: {error:?}"
         );
     }
+}
+
+#[test]
+fn what_decides_over_the_work_is_protected_by_default() {
+    let config = Config::default();
+    for (path, glob) in [
+        (".github/workflows/ci.yml", Some(".github/workflows/**")),
+        ("factory.yaml", Some("factory.yaml")),
+        ("principles/0001-a.md", Some("principles/**")),
+        ("prohibitions/0001-a.md", Some("prohibitions/**")),
+        ("intent/a.md", None),
+        ("src/a.rs", None),
+    ] {
+        assert_eq!(
+            config.protected.first_match(path.as_bytes()),
+            glob,
+            "{path}"
+        );
+    }
+    let none = Config::parse("protected: []\n").unwrap();
+    assert!(none.protected.is_empty());
 }

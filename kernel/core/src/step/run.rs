@@ -8,7 +8,7 @@ use crate::{
     container::ContainerSpec,
     engine,
     event::{GrantFacts, Refusal},
-    grant::{Grant, ModelGrant, Role},
+    grant::{Grant, ModelGrant, PushRules, Role},
     ids::{IssueNo, Oid, RunId},
     inbox::InboxEntry,
     model::{Ending, Frozen, PrState, Purpose, Run, RunState, Stage, UsageTotal},
@@ -106,6 +106,11 @@ pub(super) fn granted(
         resume: resume.as_ref().map(|r| r.checkpoint.clone()),
         branch: (role == Role::Code).then(|| job.branch.clone()),
         models,
+        rules: (role == Role::Code).then(|| PushRules {
+            target: facts.intent.clone(),
+            allow_secrets_in: config.secrets.allow_in.clone(),
+            protected: config.protected.clone(),
+        }),
         wall_seconds: config.limits.wall.0,
     };
     let resumed = resume.as_ref().map(|r| r.run);

@@ -144,6 +144,7 @@ impl Lab {
                 model: String::new(),
                 prices: Prices::new(),
             }),
+            rules: None,
             wall_seconds: 600,
         }
     }

@@ -124,6 +124,7 @@ impl Lab {
             resume: None,
             branch: branch.map(str::to_owned),
             models: None,
+            rules: None,
             wall_seconds: 60,
         }
     }
