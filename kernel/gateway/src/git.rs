@@ -9,6 +9,7 @@
 
 mod body;
 mod child;
+mod content;
 mod inspect;
 mod objects;
 mod pkt;
@@ -22,6 +23,7 @@ mod untrusted;
 
 pub(crate) use record::Known;
 pub use refusal::PushRefusal;
+pub(crate) use rules::ReadRules;
 
 use crate::door::{RunDoor, blocking};
 use crate::error::{GatewayError, chain};
@@ -372,7 +374,7 @@ async fn accept(
         .map_err(Failure::Gateway)?;
     let grant = door.grant();
     if inspect::is_repeated(&grant, &push, &before) {
-        return Ok(pkt::acceptance(&push).unwrap_or_default());
+        return Ok(pkt::acceptance(&push, "").unwrap_or_default());
     }
     let judged = inspect::judge_commands(&grant, &push, &before).map_err(Failure::Refused)?;
     let (limit, unrecorded) = match judged.target {
@@ -388,7 +390,7 @@ async fn accept(
         door.run(),
         &door.stores().places.door_git(),
     );
-    let quarantine = quarantine.map_err(Failure::File)?;
+    let quarantine = Arc::new(quarantine.map_err(Failure::File)?);
     let pack = judged.pack;
     let (file, token) = (spool.file.try_clone().map_err(Failure::File)?, stop.clone());
     let measured = move || unpacked::measure(file, pack, &|| token.is_cancelled());
@@ -403,8 +405,9 @@ async fn accept(
         new: update.new.clone(),
         tips: before.clone(),
         bases: unpacked.bases,
+        quarantine: Arc::clone(&quarantine),
     };
-    let incoming = objects::judge(brought, &quarantine, &stop).await?;
+    let (incoming, told) = objects::judge(brought, &stop).await?;
     if stop.is_cancelled() {
         return Err(Failure::Stopped);
     }
@@ -426,7 +429,7 @@ async fn accept(
     })
     .await
     .map_err(|source| Failure::Gateway(GatewayError::Worker { source }))??;
-    Ok(pkt::acceptance(&push).unwrap_or_default())
+    Ok(pkt::acceptance(&push, &told).unwrap_or_default())
 }
 
 /// Runs `work` to its end, even when the client goes away meanwhile; the run's

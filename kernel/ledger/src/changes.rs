@@ -116,6 +116,10 @@ impl Entry {
         self.mode
     }
 
+    pub(crate) fn id(&self) -> git2::Oid {
+        self.id
+    }
+
     /// Its object; of a submodule, the commit in the other repository.
     pub fn oid(&self) -> Option<Oid> {
         self.id.to_string().parse().ok()
@@ -158,6 +162,17 @@ impl FileChange<'_> {
             return Ok(None);
         }
         self.objects.content(entry.id, limit)
+    }
+
+    /// Bytes of the content of one of its entries; of a submodule none.
+    ///
+    /// # Errors
+    /// [`RepoError::Objects`].
+    pub fn size_of(&self, entry: &Entry) -> Result<u64, RepoError> {
+        match entry.is_submodule() {
+            true => Ok(0),
+            false => self.objects.size(entry.id),
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use crate::changes::{self, Bounds, ChangesError, FileChange, Objects};
 use crate::git::Git;
 use crate::repo::{
     RepoError, alternates_line, commit_of, doing, io, make_bare, nul_separated, path_from,
-    refs_below, write_file,
+    read_files, refs_below, write_file,
 };
 use crate::user::UserRepo;
 use factory_core::ids::{Oid, RunId};
 use factory_core::wire::{CHECKPOINT_REF, RESUME_REF, START_REF};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -354,6 +355,29 @@ impl DoorRepo {
     pub fn shared(&self) -> Result<Vec<Oid>, RepoError> {
         let heads = self.base.heads()?;
         Ok(heads.into_iter().map(|(_, tip)| tip).collect())
+    }
+
+    /// Where the newest target is, as far as `base.git` has it.
+    pub fn target(&self) -> Result<Option<Oid>, RepoError> {
+        let name = format!("refs/heads/{}", self.base.default_branch()?);
+        let heads = self.base.heads()?;
+        Ok(heads
+            .into_iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, tip)| tip))
+    }
+
+    /// All files below `dirs` in a commit that is here, by path.
+    ///
+    /// # Errors
+    /// [`RepoError::TooLarge`] where they have more than `limit` bytes together.
+    pub fn read_files(
+        &self,
+        commit: &Oid,
+        dirs: &[&str],
+        limit: u64,
+    ) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+        read_files(&self.git, commit, dirs, limit)
     }
 
     /// Moves a ref of the run's, named as the run knows it, whose new commit is here.

@@ -215,6 +215,11 @@ impl<'a> FileJudge<'a> {
         self.lines = lines;
     }
 
+    /// False where the content decides on nothing, and need not be given.
+    pub fn wants_after(&self) -> bool {
+        !self.patterns.is_empty() || !self.secrets.is_empty()
+    }
+
     /// True where what the file held before matters: some line of it would break a rule if it
     /// were new. Asked once all of the content was given.
     pub fn wants_before(&mut self) -> bool {

@@ -7,7 +7,7 @@ use super::child;
 use super::inspect::{self, InspectError, Target};
 use super::quarantine::Quarantine;
 use super::refusal::PushRefusal;
-use super::rules::Rules;
+use super::rules::RunJudge;
 use crate::door::RunDoor;
 use factory_core::ids::Oid;
 use factory_core::text::shown;
@@ -65,38 +65,50 @@ pub(super) struct Push {
     pub(super) tips: Tips,
     /// Objects that others in the pack are made from.
     pub(super) bases: Vec<[u8; 20]>,
+    /// Where it was unpacked.
+    pub(super) quarantine: Arc<Quarantine>,
 }
 
-/// Judges what is in `quarantine`; gives what may be taken over.
+/// What was looked at, in one go.
+struct Looked {
+    unsure: Unsure,
+    /// What the agent is told of a push that is good.
+    told: String,
+}
+
+/// Judges what was unpacked; gives what may be taken over, and what the agent is told of it.
 pub(super) async fn judge(
     push: Push,
-    quarantine: &Quarantine,
     stop: &CancellationToken,
-) -> Result<Incoming, InspectError> {
+) -> Result<(Incoming, String), InspectError> {
+    let quarantine = Arc::clone(&push.quarantine);
+    let quarantine = &*quarantine;
     let start = push.door.grant().start.clone();
     let mut ground = Ground::of(&push.door, &push.target, &push.tips);
     let (push, folder) = (Arc::new(push), quarantine.path().to_owned());
     let (work, known, token) = (Arc::clone(&push), ground.clone(), stop.clone());
     // Most pushes are judged in this one go.
-    let (incoming, told, mut brought, unsure) = blocking(move || {
+    let (incoming, is_told, mut brought, looked) = blocking(move || {
         let incoming = Incoming::open(&work.door.stores().door, &folder, &work.bases)?;
-        let told = inspect::judge_objects(&incoming, &work.target, &work.new, &start)?;
-        let brought = match told {
+        let is_told = inspect::judge_objects(&incoming, &work.target, &work.new, &start)?;
+        let brought = match is_told {
             true => incoming.brings(&work.new, &known.settled)?,
             false => None,
         };
-        let unsure = brought
+        let looked = brought
             .as_ref()
             .map(|brought| work.inspect(&incoming, brought, &known, &Unsure::default(), &token));
-        Ok((incoming, told, brought, unsure.transpose()?))
+        Ok((incoming, is_told, brought, looked.transpose()?))
     })
     .await?;
     let start = push.door.grant().start.clone();
-    if !told {
+    if !is_told {
         inspect::judge_history(quarantine, &push.target, &push.new, &start, stop).await?;
     }
-    if unsure.as_ref().is_some_and(Unsure::is_empty) {
-        return Ok(incoming);
+    if let Some(looked) = &looked
+        && looked.unsure.is_empty()
+    {
+        return Ok((incoming, looked.told.clone()));
     }
     // What targets moved on to is people's as well.
     let work = Arc::clone(&push);
@@ -119,22 +131,23 @@ pub(super) async fn judge(
         let (work, known, token) = (Arc::clone(&push), ground.clone(), stop.clone());
         let brought = Arc::clone(&brought);
         blocking(move || {
-            let unsure = work.inspect(&incoming, &brought, &known, &admitted, &token)?;
-            Ok((incoming, unsure))
+            let looked = work.inspect(&incoming, &brought, &known, &admitted, &token)?;
+            Ok((incoming, looked))
         })
     };
-    let (incoming, mut unsure) = match unsure {
-        Some(unsure) => (incoming, unsure),
+    let (incoming, looked) = match looked {
+        Some(looked) => (incoming, looked),
         None => inspect(incoming, Unsure::default()).await?,
     };
-    if unsure.is_empty() {
-        return Ok(incoming);
+    if looked.unsure.is_empty() {
+        return Ok((incoming, looked.told));
     }
+    let mut unsure = looked.unsure;
     find(quarantine, &ground, &mut unsure, stop).await?;
     refuse_foreign(&unsure)?;
-    let (incoming, unsure) = inspect(incoming, unsure).await?;
-    refuse_foreign(&unsure)?;
-    Ok(incoming)
+    let (incoming, looked) = inspect(incoming, unsure).await?;
+    refuse_foreign(&looked.unsure)?;
+    Ok((incoming, looked.told))
 }
 
 /// Refuses what was not found in any history that the run may know.
@@ -156,7 +169,7 @@ impl Push {
         ground: &Ground,
         admitted: &Unsure,
         stop: &CancellationToken,
-    ) -> Result<Unsure, InspectError> {
+    ) -> Result<Looked, InspectError> {
         let grant = self.door.grant();
         let form = match &self.target {
             Target::Branch { .. } => Form::Branch,
@@ -166,21 +179,23 @@ impl Push {
                 Form::Checkpoint { earlier }
             }
         };
+        let stop = || stop.is_cancelled();
         let inspection = Inspection {
             brought,
             there: &ground.settled,
             form: &form,
             admitted,
             bounds: Bounds::PUSH,
-            stop: &|| stop.is_cancelled(),
+            stop: &stop,
         };
-        let mut rules = Rules::of(&self.door, &self.target, &self.new);
-        let unsure = incoming.inspect(&inspection, &mut rules)?;
+        let mut judge = RunJudge::of(self, &stop)?;
+        let unsure = incoming.inspect(&inspection, &mut judge)?;
         // Of what may be another run's nothing is told but that it is not the pusher's.
-        if unsure.is_empty() {
-            rules.ended()?;
-        }
-        Ok(unsure)
+        let told = match unsure.is_empty() {
+            true => judge.ended()?,
+            false => String::new(),
+        };
+        Ok(Looked { unsure, told })
     }
 }
 

@@ -205,9 +205,9 @@ pub(super) fn refusal(request: &PushRequest, reason: &str, explanation: &str) ->
     report(request, |name| format!("ng {name} {reason}\n"), explanation)
 }
 
-/// The same for a push that is done.
-pub(super) fn acceptance(request: &PushRequest) -> Option<Vec<u8>> {
-    report(request, |name| format!("ok {name}\n"), "")
+/// The same for a push that is done; `told` is for whoever reads git's output.
+pub(super) fn acceptance(request: &PushRequest, told: &str) -> Option<Vec<u8>> {
+    report(request, |name| format!("ok {name}\n"), told)
 }
 
 fn report(
@@ -365,7 +365,7 @@ mod tests {
         request.side_band = true;
         let framed = refusal(&request, "no", "text").unwrap();
         assert!(framed.starts_with(b"0009\x02text") && framed.ends_with(b"00000000"));
-        let framed = acceptance(&request).unwrap();
+        let framed = acceptance(&request, "").unwrap();
         assert!(framed.ends_with(b"0014ok refs/heads/x\n00000000"));
         request.report_status = false;
         assert_eq!(refusal(&request, "no", "text"), None);

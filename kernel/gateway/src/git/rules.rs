@@ -1,133 +1,279 @@
-//! What a run's commits may hold: its own name, and nothing that leads out of the tree, that
-//! a person has to add, or that is one of our keys.
+//! What a run's commits may hold: its own name, nothing that leads out of the tree or that a
+//! person has to add, none of our keys, and nothing that breaks the repository's own rules.
 
+use super::content;
 use super::inspect::{InspectError, Target};
-use super::objects::path_shown;
+use super::objects::{Push, path_shown};
+use super::quarantine::Quarantine;
 use super::refusal::PushRefusal;
 use crate::door::RunDoor;
 use factory_core::brief::{AGENT_EMAIL, AGENT_NAME};
 use factory_core::ids::Oid;
+use factory_core::rules::{
+    ChangedFile, Findings, Globs, PROHIBITIONS, Rules, Violation, find_secrets, may_carry_rules,
+};
 use factory_core::text::one_line;
-use factory_ledger::changes::{ChangesError, FileChange};
+use factory_ledger::changes::{ChangesError, Entry, FileChange};
 use factory_ledger::incoming::Judge;
+use factory_ledger::repo::RepoError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Most places that a refusal names.
-const FOUND: usize = 20;
 /// Most bytes of a symbolic link's target.
 const LINK_BYTES: u64 = 4096;
-/// Most bytes of a file that are read at once.
-const READ_BYTES: u64 = 16 << 20;
+/// Most bytes of the target's prohibitions, as for a run's brief.
+const PROHIBITIONS_BYTES: u64 = 4 << 20;
+/// Most protected paths that are told.
+const PROTECTED: usize = 10;
+/// A key that is cut by the end of a piece is found with the next one; none is longer.
+const KEY_BYTES: usize = 4096;
 
-/// The rules for one push.
-pub(super) struct Rules<'a> {
-    door: &'a RunDoor,
-    /// Where the branch stands, and the newest commit that it is to have; none for checkpoints,
-    /// which nobody merges.
-    branch: Option<(&'a Oid, &'a Oid)>,
-    found: Vec<String>,
-    /// How many more there are.
-    more: usize,
+/// The rules of the commit that a run's pushes are judged by, once they were read.
+#[derive(Debug, Default)]
+pub(crate) struct ReadRules(Mutex<Option<(Oid, Arc<Rules>)>>);
+
+/// Reads what the run's pushes are judged by. Nothing is let through where that cannot be.
+fn rules(door: &RunDoor) -> Result<Arc<Rules>, InspectError> {
+    let (grant, repository) = (door.grant(), &door.stores().door);
+    let none = Globs::default();
+    let (target, allowed) = match &grant.rules {
+        Some(rules) => (rules.target.clone(), &rules.allow_secrets_in),
+        None => {
+            let target = repository.target()?;
+            (target.unwrap_or_else(|| grant.start.clone()), &none)
+        }
+    };
+    let mut read = door.rules.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, rules)) = &*read
+        && *of == target
+    {
+        return Ok(Arc::clone(rules));
+    }
+    let files = repository.read_files(&target, &[PROHIBITIONS], PROHIBITIONS_BYTES)?;
+    let rules = Rules::read(&files, allowed).map_err(|error| PushRefusal::Rules {
+        found: vec![format!(
+            "on the target branch: {error}; a person has to mend it: {}",
+            error.help
+        )],
+    })?;
+    let rules = Arc::new(rules);
+    *read = Some((target, Arc::clone(&rules)));
+    Ok(rules)
 }
 
-impl<'a> Rules<'a> {
-    pub(super) fn of(door: &'a RunDoor, target: &'a Target, new: &'a Oid) -> Self {
-        let branch = match target {
-            Target::Branch { tip } => Some((tip, new)),
+/// Judges the commits of one push.
+pub(super) struct RunJudge<'a> {
+    door: &'a RunDoor,
+    quarantine: &'a Quarantine,
+    stop: &'a dyn Fn() -> bool,
+    /// None for checkpoints, which nobody merges.
+    branch: Option<Branch<'a>>,
+    found: Findings,
+    protected: BTreeSet<String>,
+}
+
+/// What a branch's commits are judged by.
+struct Branch<'a> {
+    tip: &'a Oid,
+    new: &'a Oid,
+    rules: Arc<Rules>,
+    protected: Globs,
+}
+
+impl<'a> RunJudge<'a> {
+    pub(super) fn of(push: &'a Push, stop: &'a dyn Fn() -> bool) -> Result<Self, InspectError> {
+        let branch = match &push.target {
+            Target::Branch { tip } => {
+                let protected = push
+                    .door
+                    .grant()
+                    .rules
+                    .as_ref()
+                    .map(|rules| rules.protected.clone());
+                Some(Branch {
+                    tip,
+                    new: &push.new,
+                    rules: rules(&push.door)?,
+                    protected: protected.unwrap_or_default(),
+                })
+            }
             Target::Checkpoint => None,
         };
-        Self {
-            door,
+        Ok(Self {
+            door: &push.door,
+            quarantine: &push.quarantine,
+            stop,
             branch,
-            found: Vec::new(),
-            more: 0,
+            found: Findings::default(),
+            protected: BTreeSet::new(),
+        })
+    }
+
+    /// Refuses the push where something was found; else what its agent is told.
+    pub(super) fn ended(self) -> Result<String, PushRefusal> {
+        if !self.found.is_empty() {
+            let found = self.found.to_string();
+            let found = found.lines().map(str::to_owned).collect();
+            return Err(PushRefusal::Rules { found });
+        }
+        if self.protected.is_empty() {
+            return Ok(String::new());
+        }
+        let mut told = String::from("A person decides on this before it is merged; it changes\n");
+        for path in &self.protected {
+            told.push_str(&format!("  {path}\n"));
+        }
+        Ok(told)
+    }
+
+    fn find(&mut self, violation: Violation) {
+        // Once, however many commits have it.
+        if !self.found.told().contains(&violation) {
+            self.found.add(violation);
         }
     }
 
-    /// Refuses the push where something was found.
-    pub(super) fn ended(mut self) -> Result<(), PushRefusal> {
-        if self.more > 0 {
-            self.found.push(format!("and {} more", self.more));
-        }
-        match self.found.is_empty() {
-            true => Ok(()),
-            false => Err(PushRefusal::Rules { found: self.found }),
-        }
+    fn find_at(&mut self, path: &[u8], rule: &str, what: String, advice: &str) {
+        self.find(Violation {
+            rule: rule.to_owned(),
+            path: path_shown(path),
+            line: None,
+            what,
+            advice: advice.to_owned(),
+        });
     }
 
-    fn find(&mut self, what: String) {
-        if self.found.contains(&what) {
-            return;
-        }
-        match self.found.len() < FOUND {
-            true => self.found.push(what),
-            false => self.more += 1,
-        }
-    }
-
-    fn link(&mut self, change: &FileChange) -> Result<(), ChangesError> {
-        let Some(link) = change.after.filter(|entry| entry.is_link()) else {
-            return Ok(());
+    fn link(&mut self, path: &[u8], link: &Entry, change: &FileChange) -> Result<(), ChangesError> {
+        let what = match change.content(link, LINK_BYTES)? {
+            None => format!("a symbolic link's target has at most {LINK_BYTES} bytes"),
+            Some(target) => match leads_out(path, &target) {
+                Some(why) => format!("a symbolic link to `{}` {why}", path_shown(&target)),
+                None => return Ok(()),
+            },
         };
-        let path = path_shown(change.path);
-        match change.content(&link, LINK_BYTES)? {
-            None => self.find(format!(
-                "{path}: a symbolic link's target has at most {LINK_BYTES} bytes; link to a file in this repository"
-            )),
-            Some(target) => {
-                if let Some(why) = leads_out(change.path, &target) {
-                    let target = path_shown(&target);
-                    self.find(format!(
-                        "{path}: a symbolic link to `{target}` {why}; link to a file in this repository, by a path relative to the link"
-                    ));
-                }
-            }
-        }
+        let advice = "Link to a file in this repository, by a path relative to the link.";
+        self.find_at(path, "links stay in the repository", what, advice);
         Ok(())
     }
 
-    fn submodule(&mut self, change: &FileChange) {
-        let Some(after) = change.after else {
+    fn submodule(&mut self, path: &[u8], after: &Entry) {
+        let what = if after.is_submodule() {
+            "a submodule is added or moved by a person"
+        } else if path.eq_ignore_ascii_case(b".gitmodules") {
+            "submodules are changed by a person"
+        } else {
             return;
         };
-        let path = path_shown(change.path);
-        if after.is_submodule() {
-            self.find(format!(
-                "{path}: a submodule is added or moved by a person; put the files themselves here, or say in your report what is needed"
-            ));
-        } else if change.path.eq_ignore_ascii_case(b".gitmodules") {
-            self.find(format!(
-                "{path}: submodules are changed by a person; leave this file as it was, and say in your report what is needed"
-            ));
+        let advice = "Leave it as it was, or put the files themselves here; say in your report what is needed.";
+        self.find_at(path, "submodules", what.to_owned(), advice);
+    }
+
+    fn find_key(&mut self, path: String, line: Option<u64>) {
+        self.find(Violation {
+            rule: "no key of the factory".to_owned(),
+            path,
+            line,
+            what: "a model key of this factory stands here".to_owned(),
+            advice: "Take it out of every commit.".to_owned(),
+        });
+    }
+
+    /// A prohibition whose rules cannot be read would stop all work once it is merged.
+    fn prohibition(&mut self, path: &[u8], content: &[u8]) {
+        let name = String::from_utf8_lossy(path).into_owned();
+        let alone = BTreeMap::from([(name, content)]);
+        if let Err(error) = Rules::read(&alone, &Globs::default()) {
+            self.find(Violation {
+                rule: "prohibitions can be read".to_owned(),
+                path: path_shown(path),
+                line: (error.line > 0).then_some(error.line),
+                what: error.what,
+                advice: error.help,
+            });
         }
     }
 
-    /// What the gateway knows is a key stands in no path and no content.
-    fn key(&mut self, change: &FileChange) -> Result<(), ChangesError> {
-        let keys = &self.door.stores().keys;
-        let what = "a model key of this factory stands here; take it out of every commit";
-        if keys
-            .stand_in(&String::from_utf8_lossy(change.path))
-            .is_some()
-        {
-            self.find(format!("a path: {what}"));
-            return Ok(());
+    fn contents(&mut self, rules: &Rules, change: &FileChange) -> Result<(), InspectError> {
+        let before = || change.before.iter().flatten();
+        let sizes = before().map(|entry| change.size_of(entry));
+        let sizes = sizes.collect::<Result<Vec<_>, RepoError>>()?;
+        let size_before = sizes.into_iter().max();
+        let changed = ChangedFile {
+            path: change.path,
+            size: change.after.map(|_| change.size),
+            size_before,
+            new_content: !change.known,
+        };
+        let _turn = content::turn(change.size.max(size_before.unwrap_or_default()));
+        let mut judge = rules.file(&changed);
+        let path = String::from_utf8_lossy(change.path);
+        let carries = may_carry_rules(&path) && change.after.is_some_and(|after| !after.is_link());
+        let is_read = judge.wants_after() || carries || !change.known;
+        if let Some(after) = change.after.as_ref().filter(|_| is_read) {
+            let mut keys = KeySearch::default();
+            let door = self.door;
+            let mut whole = Vec::new();
+            content::read(self.quarantine, change, after, self.stop, &mut |piece| {
+                judge.after(piece);
+                if !change.known {
+                    keys.search(door, piece);
+                }
+                if carries && whole.len() + piece.len() <= PROHIBITIONS_BYTES as usize {
+                    whole.extend_from_slice(piece);
+                }
+            })?;
+            if let Some(line) = keys.found {
+                self.find_key(path_shown(change.path), Some(line));
+            }
+            if carries {
+                self.prohibition(change.path, &whole);
+            }
         }
-        let Some(after) = change.after.filter(|_| !change.known) else {
-            return Ok(());
-        };
-        let Some(content) = change.content(&after, READ_BYTES)? else {
-            return Ok(());
-        };
-        let text = String::from_utf8_lossy(&content);
-        if let Some(at) = keys.stand_in(&text) {
-            let line = text[..at].matches('\n').count() + 1;
-            self.find(format!("{}:{line}: {what}", path_shown(change.path)));
+        if judge.wants_before() {
+            for entry in before() {
+                judge.next_before();
+                content::read(self.quarantine, change, entry, self.stop, &mut |piece| {
+                    judge.before(piece);
+                })?;
+            }
+        }
+        let findings = judge.finish();
+        for violation in findings.told() {
+            self.find(violation.clone());
         }
         Ok(())
     }
 }
 
-impl Judge for Rules<'_> {
+/// Looks for our keys in a content that comes in pieces.
+#[derive(Default)]
+struct KeySearch {
+    /// The end of what was looked at.
+    tail: Vec<u8>,
+    /// Lines that ended before `tail`.
+    lines: u64,
+    /// The line of the first key.
+    found: Option<u64>,
+}
+
+impl KeySearch {
+    fn search(&mut self, door: &RunDoor, piece: &[u8]) {
+        if self.found.is_some() {
+            return;
+        }
+        self.tail.extend_from_slice(piece);
+        let ends = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let text = String::from_utf8_lossy(&self.tail);
+        if let Some(at) = door.stores().keys.stand_in(&text) {
+            self.found = Some(self.lines + ends(&text.as_bytes()[..at]) + 1);
+        }
+        let cut = self.tail.len().saturating_sub(KEY_BYTES);
+        self.lines += ends(&self.tail[..cut]);
+        self.tail.drain(..cut);
+    }
+}
+
+impl Judge for RunJudge<'_> {
     type Error = InspectError;
 
     fn commit(&mut self, commit: &Oid, text: Option<&[u8]>) -> Result<(), InspectError> {
@@ -135,35 +281,63 @@ impl Judge for Rules<'_> {
             let rule = format!("a commit has at most 1048576 bytes, and {commit} has more");
             return Err(PushRefusal::Bulk { rule }.into());
         };
-        let Some((tip, new)) = self.branch else {
+        let Some(branch) = &self.branch else {
             return Ok(());
         };
+        let keys = &self.door.stores().keys;
         if let Some((part, has)) = other_name(text) {
             return Err(PushRefusal::Identity {
                 commit: commit.clone(),
                 part,
-                has: one_line(&self.door.stores().keys.redact(&has)),
-                since: (commit != new).then(|| tip.clone()),
+                has: one_line(&keys.redact(&has)),
+                since: (commit != branch.new).then(|| branch.tip.clone()),
             }
             .into());
         }
-        let keys = &self.door.stores().keys;
-        if keys.stand_in(&String::from_utf8_lossy(text)).is_some() {
-            self.find(format!(
-                "commit {}: a model key of this factory stands in it; take it out of every commit",
-                commit.short()
-            ));
+        let text = String::from_utf8_lossy(text);
+        let place = format!("commit {}", commit.short());
+        if keys.stand_in(&text).is_some() {
+            self.find_key(place.clone(), None);
+        }
+        let message = text.split_once("\n\n").map_or("", |(_, message)| message);
+        let secrets =
+            find_secrets(message).map_err(|what| PushRefusal::Rules { found: vec![what] })?;
+        for secret in secrets {
+            self.find(Violation {
+                rule: format!("no secret: {}", secret.rule),
+                path: place.clone(),
+                line: None,
+                what: "a secret stands in its message".to_owned(),
+                advice: "Take it out of the message, and have it replaced where it is valid."
+                    .to_owned(),
+            });
         }
         Ok(())
     }
 
     fn file(&mut self, _commit: &Oid, change: &FileChange) -> Result<(), InspectError> {
-        if self.branch.is_some() {
-            self.link(change)?;
-            self.submodule(change);
-            self.key(change)?;
+        let Some(branch) = &self.branch else {
+            return Ok(());
+        };
+        if (self.stop)() {
+            return Err(InspectError::Stopped);
         }
-        Ok(())
+        if self.protected.len() < PROTECTED && branch.protected.is_match(change.path) {
+            self.protected.insert(path_shown(change.path));
+        }
+        let rules = Arc::clone(&branch.rules);
+        if let Some(after) = &change.after {
+            if after.is_link() {
+                self.link(change.path, after, change)?;
+            }
+            self.submodule(change.path, after);
+        }
+        let path = String::from_utf8_lossy(change.path);
+        if self.door.stores().keys.stand_in(&path).is_some() {
+            self.find_key("a path".to_owned(), None);
+            return Ok(());
+        }
+        self.contents(&rules, change)
     }
 }
 

@@ -5,6 +5,7 @@ mod checkpoints;
 mod hostile;
 mod lab;
 mod objects;
+mod rules;
 #[cfg(feature = "failpoints")]
 mod stops;
 

@@ -377,7 +377,7 @@ fn what_leads_out_or_is_a_persons_to_add_is_refused_by_its_path() {
     workspace.ok(&["commit", "-q", "--allow-empty", "-F", ".git/m"]);
     let words = [
         "rules of the repository",
-        "a model key of this factory stands in it",
+        "a model key of this factory stands here",
     ];
     workspace.refused(&["push"], &words);
     workspace.ok(&["reset", "-q", "--hard", start]);

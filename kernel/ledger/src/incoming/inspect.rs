@@ -158,6 +158,7 @@ impl Incoming {
             wanted: self.borrowed.clone(),
             admitted: inspection.admitted,
             unsure: Unsure::default(),
+            judged: HashSet::new(),
             stop,
             judge,
         };
@@ -176,7 +177,8 @@ impl Incoming {
             commits.push((oid, commit));
         }
         let mut walk = Walk::new(&self.all, bounds, stop);
-        for ((oid, commit), id) in commits.into_iter().zip(&brought) {
+        // The oldest first: what it brings, those that follow may move.
+        for ((oid, commit), id) in commits.into_iter().zip(&brought).rev() {
             bringing.commit = oid;
             bringing.is_own = self.brings_object(*id);
             let parents = commit.parents.iter();
@@ -263,6 +265,9 @@ struct Bringing<'a, J> {
     wanted: HashSet<git2::Oid>,
     admitted: &'a Unsure,
     unsure: Unsure,
+    /// Files that were judged in older commits: there they did or did not break a rule. Bounded
+    /// by the entries that may differ.
+    judged: HashSet<git2::Oid>,
     stop: &'a dyn Fn() -> bool,
     judge: &'a mut J,
 }
@@ -295,6 +300,9 @@ impl<J: Judge> Visitor for Bringing<'_, J> {
     type Error = J::Error;
 
     fn origin(&mut self, id: git2::Oid, path: &[u8]) -> Result<Origin, J::Error> {
+        if self.judged.contains(&id) {
+            return Ok(Origin::Known);
+        }
         let own = self.incoming.brings_object(id);
         // Most of what is pushed was never here.
         if own && !self.incoming.before.has(id) {
@@ -320,6 +328,8 @@ impl<J: Judge> Visitor for Bringing<'_, J> {
     }
 
     fn file(&mut self, change: &FileChange) -> Result<(), J::Error> {
-        self.judge.file(&self.commit, change)
+        self.judge.file(&self.commit, change)?;
+        self.judged.extend(change.after.map(|after| after.id()));
+        Ok(())
     }
 }

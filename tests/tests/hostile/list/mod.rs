@@ -3,6 +3,7 @@
 mod host;
 pub mod limits;
 mod network;
+mod objects;
 mod pushes;
 mod rights;
 mod secrets;
@@ -17,6 +18,7 @@ pub fn all() -> Vec<&'static Attack> {
         rights::ALL,
         secrets::ALL,
         pushes::ALL,
+        objects::ALL,
         limits::ALL,
     ]
     .into_iter()
