@@ -61,7 +61,11 @@ pub enum Wall {
     Door,
     /// The host's git does not open an agent's repository.
     HostGit,
-    /// A limit of the container.
+    /// The host removes a workspace without following what is in it.
+    Removal,
+    /// What is printed for people is made visible.
+    Shown,
+    /// A limit of the container, or of pid 1's.
     Limit(Limit),
 }
 
@@ -78,6 +82,12 @@ pub enum Limit {
     Files,
     /// `/tmp`.
     Scratch,
+    /// What the workspace takes of the host's disk.
+    Disk,
+    /// The container's log.
+    Log,
+    /// Time.
+    Time,
 }
 
 impl Wall {
@@ -102,11 +112,16 @@ impl Wall {
             Wall::Pushes => "the door's rules for git",
             Wall::Door => "the door serves its own calls only",
             Wall::HostGit => "the host's git never opens a workspace",
+            Wall::Removal => "no link is followed where a workspace is removed",
+            Wall::Shown => "what is printed is made visible",
             Wall::Limit(Limit::Memory) => "memory limit",
             Wall::Limit(Limit::Processes) => "process limit",
             Wall::Limit(Limit::Processors) => "processor limit",
             Wall::Limit(Limit::Files) => "limit of open files",
             Wall::Limit(Limit::Scratch) => "limit of scratch space",
+            Wall::Limit(Limit::Disk) => "disk limit",
+            Wall::Limit(Limit::Log) => "log limit",
+            Wall::Limit(Limit::Time) => "time limit",
         }
     }
 }
@@ -147,6 +162,8 @@ pub struct Held {
     pub run_files: BTreeMap<String, String>,
     /// Owner and mode of what lies at `.git/left` of its workspace.
     pub left: Option<(u32, u32)>,
+    /// Bytes of its container's log.
+    pub logged: u64,
     /// Reports that were taken from it.
     pub reports: usize,
     /// The refs of its repository behind the door, one a line.

@@ -7,7 +7,9 @@ use crate::{
     witness::NaiveDoor,
 };
 use bollard::{
-    models::{ContainerCreateBody, HostConfig, Mount, MountType, ResourcesUlimits},
+    models::{
+        ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+    },
     query_parameters::CreateContainerOptionsBuilder,
 };
 use std::{
@@ -109,6 +111,14 @@ fn watch(
             held.connections = door.open.load(SeqCst);
             held.reports = door.taken.load(SeqCst);
             held.refs = stage.lab.looked(&props.origin, &["for-each-ref"]);
+            if attack.wall == Wall::Removal {
+                // Nor this.
+                let ws = props.ws.join(".git/left");
+                host(
+                    "find",
+                    &["-L", ws.to_str().unwrap(), "-type", "f", "-delete"],
+                );
+            }
             if attack.wall == Wall::HostGit {
                 // The very thing that the factory never does.
                 let ws = props.ws.to_str().unwrap();
@@ -340,13 +350,25 @@ fn without(
                 }
             }
         }
+        Wall::Limit(Limit::Disk) => {
+            let of_files = |limit: &ResourcesUlimits| limit.name.as_deref() == Some("fsize");
+            host.ulimits.iter_mut().for_each(|all| all.retain(|limit| !of_files(limit)));
+        }
+        Wall::Limit(Limit::Log) => {
+            host.log_config = Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: None,
+            });
+        }
+        // Held by pid 1, which is the attack itself here.
+        Wall::Limit(Limit::Time)
         // Pid 1 is the attack itself here, and nothing of it is hidden.
-        Wall::ShieldedAgent
+        | Wall::ShieldedAgent
         // Taken away by what is mounted: another store, a repository without rules, a
         // door without rules.
         | Wall::ReadOnlyRun | Wall::ReadOnlyBase | Wall::TargetOnly | Wall::Pushes | Wall::Door
         // Taken away by who looks.
-        | Wall::HostGit => {}
+        | Wall::HostGit | Wall::Removal | Wall::Shown => {}
     }
     host.mounts = Some(mounts);
     let program = ["bash", "attacks/run.sh", attack.name];

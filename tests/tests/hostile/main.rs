@@ -16,7 +16,7 @@ mod table;
 mod witness;
 
 use attack::{Attack, Scene};
-use list::limits;
+use list::{limits, time};
 use stage::Stage;
 use std::{collections::BTreeSet, sync::Mutex};
 

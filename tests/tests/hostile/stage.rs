@@ -2,7 +2,8 @@
 
 use crate::{
     attack::{Attack, Held, Scene, Secrets},
-    limits::{MEMORY, PROCESSES, PROCESSORS},
+    limits::{DISK, MEMORY, PROCESSES, PROCESSORS},
+    time::WALL,
     witness::Heard,
 };
 use bollard::{Docker, models::ContainerInspectResponse, query_parameters::StatsOptionsBuilder};
@@ -162,6 +163,10 @@ impl Stage {
         fs::create_dir(self.host().join("drop")).unwrap();
         fs::write(self.host().join("secret"), &secrets.host).unwrap();
         open_to_all(&self.host().join("drop"));
+        let kept = self.host().join("kept");
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("precious"), "kept").unwrap();
+        fs::set_permissions(kept.join("precious"), Permissions::from_mode(0o400)).unwrap();
         // Which of its addresses would be the host's to the world; nothing is sent.
         let asked = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         let own = asked
@@ -472,6 +477,7 @@ impl Stage {
                 .and_then(|memory| memory.usage)
                 .unwrap_or(0),
             throttled: throttled.unwrap_or(0),
+            logged: logged(container),
             ..Held::default()
         }
     }
@@ -527,6 +533,15 @@ pub fn other_lives(container: &str) -> bool {
     String::from_utf8_lossy(&top.stdout).contains("sleep 98765")
 }
 
+/// Bytes that the container's log gives out.
+fn logged(container: &str) -> u64 {
+    let log = Command::new("docker")
+        .args(["logs", container])
+        .output()
+        .unwrap();
+    (log.stdout.len() + log.stderr.len()) as u64
+}
+
 fn sockets(pid: u32) -> usize {
     let open = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
@@ -564,8 +579,9 @@ slots: 6
 gates: {{issues: auto}}
 rounds: 1
 requests: {{memory: 64MiB, cpus: 0.1}}
-limits: {{memory: {}MiB, cpus: {PROCESSORS}, pids: {PROCESSES}, wall: 90s, stall: 80s}}
+limits: {{memory: {}MiB, cpus: {PROCESSORS}, pids: {PROCESSES}, disk: {}MiB, wall: {WALL}s, stall: 80s}}
 ",
-        MEMORY >> 20
+        MEMORY >> 20,
+        DISK >> 20
     )
 }

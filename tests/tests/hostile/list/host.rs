@@ -52,6 +52,20 @@ rm -f .git/hooks/* .git/info/attributes; cp /tmp/config .git/config"#,
         no_control: None,
     },
     Attack {
+        name: "link-for-removal",
+        tries: "has the host remove its files, or open them to all, with its own workspace",
+        script: r#"mkdir .git/kept && ln -s "$HOST/kept" .git/kept/folder && ln -s "$HOST/kept/precious" .git/kept/file
+ln -s "$HOST/kept" .git/left; chmod 500 .git/kept; hold"#,
+        wall: Wall::Removal,
+        judge: |s| {
+            use std::os::unix::fs::PermissionsExt;
+            let precious = std::fs::metadata(s.host.join("kept/precious"));
+            let mode = precious.ok().map(|meta| meta.permissions().mode() & 0o777);
+            (mode != Some(0o400)).then(|| "the file of the host is gone, or open".to_owned())
+        },
+        no_control: None,
+    },
+    Attack {
         name: "borrow-objects",
         tries: "borrows the objects of the user's repository by `alternates`",
         script: r#"mkdir -p /tmp/r && cd /tmp/r && git init -q

@@ -8,6 +8,22 @@ pub const MEMORY: u64 = 256 << 20;
 pub const PROCESSES: u64 = 128;
 /// Processors.
 pub const PROCESSORS: f64 = 0.3;
+/// Bytes of its workspace, and of any file: more than `fill-scratch` writes to `/tmp`.
+pub const DISK: u64 = 192 << 20;
+/// Bytes of a container's log, and some more, since the engine keeps whole lines.
+const LOG: u64 = 2 << 20;
+
+/// Hands in an honest piece of work, fills the disk, and is still there a while later.
+macro_rules! fills {
+    ($how:literal) => {
+        concat!(
+            r#"git commit -q --allow-empty -m "Do $name"; git push -q origin HEAD; trap '' TERM XFSZ
+"#,
+            $how,
+            "\nsleep 35; hold"
+        )
+    };
+}
 
 /// Opens connections, says `$said` on each, and keeps them while somebody looks.
 macro_rules! connections {
@@ -88,6 +104,44 @@ hold; exec 3>&-; wait"#,
         no_control: None,
     },
     Attack {
+        name: "fill-by-file",
+        tries: "fills the host's disk by one file in its workspace",
+        script: fills!("head -c 300M /dev/zero >.git/big"),
+        wall: Wall::Limit(Limit::Disk),
+        judge: filled,
+        no_control: None,
+    },
+    Attack {
+        name: "fill-by-files",
+        tries: "fills the host's disk by many files in its workspace",
+        script: fills!("mkdir .git/d; for i in {1..60}; do head -c 5M /dev/zero >.git/d/$i; done"),
+        wall: Wall::Limit(Limit::Disk),
+        judge: filled,
+        no_control: None,
+    },
+    Attack {
+        name: "fill-by-deleted",
+        tries: "fills the host's disk by files that have no name any more",
+        script: fills!(
+            "for i in 3 4 5; do eval \"exec $i>.git/big\"; rm .git/big; head -c 100M /dev/zero >&$i; done"
+        ),
+        wall: Wall::Limit(Limit::Disk),
+        judge: filled,
+        no_control: None,
+    },
+    Attack {
+        name: "flood-log",
+        tries: "has 8 MiB kept in its container's log",
+        script: r#"perl -e 'print "x" x 1023 . "\n" for 1 .. 8 << 10' >/tmp/flood
+cat /tmp/flood; for f in 1 2; do cat /tmp/flood >/proc/1/fd/$f; done; rm /tmp/flood; hold"#,
+        wall: Wall::Limit(Limit::Log),
+        judge: |s| {
+            let logged = s.last().logged;
+            (logged > LOG).then(|| format!("{} KiB are in the log", logged >> 10))
+        },
+        no_control: None,
+    },
+    Attack {
         name: "flood-transcript",
         tries: "has 40 MiB of output kept",
         script: r#"perl -e 'print "x" x 1023 . "\n" for 1 .. 40 << 10' >/tmp/flood
@@ -142,6 +196,12 @@ rm /tmp/flood"#,
         no_control: None,
     },
 ];
+
+/// It lives on with all that it wrote. A moment later is soon enough: what it takes is measured.
+fn filled(scene: &Scene) -> Option<String> {
+    let lives = !scene.held.is_empty();
+    lives.then(|| "it is not ended with more than its part of the disk".to_owned())
+}
 
 /// More connections than a door takes.
 fn held(scene: &Scene) -> Option<String> {

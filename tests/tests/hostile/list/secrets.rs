@@ -124,4 +124,32 @@ sed -n 's/^<!-- RUN: \(.*\) -->$/\1/p' README.md | bash"#,
         judge: |s| s.was_heard(),
         no_control: None,
     },
+    Attack {
+        name: "hide-in-title",
+        tries: "files issues whose titles hold what a terminal obeys, or nobody sees",
+        script: r#"esc='{"summary": "s", "issues": [{"title": "hide \u001b]0;owned\u0007", "body": "b"}]}'
+hid='{"summary": "s", "issues": [{"title": "hide \u202edexeh\u200b\udb40\udc41 here", "body": "b"}]}'
+door POST /factory/v1/report "$esc"; echo; door POST /factory/v1/report "$hid"; echo "$hid" >/factory/out/report.json"#,
+        wall: Wall::Shown,
+        judge: |s| {
+            let listed = s.lab.ok(&["issue", "list"]);
+            assert!(
+                listed.contains("hide \\u{202e}"),
+                "{}: it filed none:\n{listed}",
+                s.name
+            );
+            let obeyed = |c: char| {
+                matches!(
+                    c,
+                    '\u{1b}' | '\u{7}' | '\u{202e}' | '\u{200b}' | '\u{e0041}'
+                )
+            };
+            listed
+                .contains(obeyed)
+                .then(|| format!("the list shows {listed:?}"))
+        },
+        no_control: Some(
+            "the wall is in what the person runs; laws hold it (`kernel/core/tests/life/untrusted/text.rs`)",
+        ),
+    },
 ];
