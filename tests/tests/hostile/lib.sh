@@ -24,6 +24,17 @@ Content-Length: ${#3}
 $3"
 }
 
+# Posts a file to the run's door: path, type of content, file.
+deliver() {
+  timeout 30 perl -MIO::Socket::UNIX -e '
+    my ($path, $type, $file) = @ARGV; undef $/;
+    open my $in, "<:raw", $file or die "$file: $!\n"; my $body = <$in>;
+    my $s = IO::Socket::UNIX->new(Peer => "/run/factory/gw.sock") or die "$!\n";
+    $s->autoflush(1);
+    print $s "POST $path HTTP/1.1\r\nHost: door\r\nConnection: close\r\nContent-Type: $type\r\nContent-Length: ", length $body, "\r\n\r\n", $body;
+    print while <$s>' "$@"
+}
+
 # A commit that nobody asked for, on top of $1 (default: HEAD) with the tree $2.
 evil() {
   base=${1:-HEAD}
@@ -31,6 +42,9 @@ evil() {
   [ -n "$tree" ] || tree=$base^{tree}
   git commit-tree -p "$base" -m "evil: $name" "$tree"
 }
+
+# The tree of HEAD with more entries, which come on standard input.
+with() { { git ls-tree HEAD; cat; } | git mktree; }
 
 # A commit object from standard input, however broken.
 broken() { git hash-object -t "$1" -w --literally --stdin; }

@@ -90,11 +90,11 @@ impl Limits {
             (Resource::Data, self.memory),
             (Resource::Cpu, self.processor_seconds),
         ] {
-            let limit = (limit != u64::MAX).then_some(limit);
-            if limit.is_some() {
+            if limit < u64::MAX {
+                // At the second one the kernel does not ask.
                 let limit = Rlimit {
-                    current: limit,
-                    maximum: limit,
+                    current: Some(limit),
+                    maximum: Some(limit + 1),
                 };
                 match prlimit(Some(pid), what, limit) {
                     // It has ended.
@@ -260,6 +260,8 @@ pub(super) fn lines(text: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::Signal;
+    use std::os::unix::process::ExitStatusExt;
 
     #[tokio::test]
     async fn a_stopped_process_is_killed_and_collected() {
@@ -270,6 +272,45 @@ mod tests {
             stop.cancel();
         });
         assert!(matches!(ended, Err(ChildError::Stopped)), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn a_process_beyond_its_limits_ends() {
+        let limits = Limits {
+            memory: 64 << 20,
+            processor_seconds: 1,
+        };
+        let mut spins = Command::new("sh");
+        spins.args(["-c", "while :; do :; done"]);
+        let ended = run_within(&limits, spins, Stdio::null(), None).await;
+        let Err(ChildError::Signal { status, .. }) = ended else {
+            panic!("{ended:?}")
+        };
+        assert_eq!(status.signal(), Some(Signal::XCPU.as_raw()));
+        let mut grows = Command::new("sh");
+        grows.args(["-c", "x=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24; do x=$x$x; done; echo grown"]);
+        let ended = run_within(&limits, grows, Stdio::null(), None).await;
+        let grown = ended.is_ok_and(|ended| ended.status.success());
+        assert!(!grown, "it had 256 MiB");
+    }
+
+    #[tokio::test]
+    async fn each_line_is_read_until_no_more_is_wanted() {
+        let mut read = Vec::new();
+        let stop = CancellationToken::new();
+        let mut endless = Command::new("sh");
+        endless.args(["-c", "while :; do echo line; done"]);
+        let ended = each_line(endless, &stop, |line| {
+            read.push(line.to_owned());
+            read.len() < 3
+        });
+        ended.await.unwrap();
+        assert_eq!(read, ["line", "line", "line"]);
+        let failed = each_line(Command::new("false"), &stop, |_| true).await;
+        assert!(
+            matches!(failed, Err(ChildError::Output { .. })),
+            "{failed:?}"
+        );
     }
 
     #[tokio::test]

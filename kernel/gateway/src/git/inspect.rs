@@ -8,8 +8,10 @@ use factory_core::grant::Grant;
 use factory_core::ids::Oid;
 use factory_core::wire::CHECKPOINT_REF;
 use factory_ledger::{door::Tips, incoming::Incoming, repo::RepoError};
+use rustix::process::Signal;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use tokio_util::sync::CancellationToken;
 
@@ -179,7 +181,16 @@ pub(super) async fn index(
         "--threads=1",
     ];
     let strict = [&INDEX_PACK[..], &["--strict"]].concat();
-    let indexed = index_pack(quarantine.git(&strict), spool, pack, stop).await?;
+    let indexed = match index_pack(quarantine.git(&strict), spool, pack, stop).await {
+        Err(ChildError::Signal { status, .. })
+            if status.signal() == Some(Signal::XCPU.as_raw()) =>
+        {
+            let seconds = UNPACKING.processor_seconds;
+            let rule = format!("a push is unpacked within {seconds} seconds of a processor");
+            return Err(PushRefusal::Bulk { rule }.into());
+        }
+        ended => ended?,
+    };
     if indexed.status.success() {
         return Ok(());
     }

@@ -402,6 +402,7 @@ fn is_git(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection::vec, prelude::*};
 
     #[test]
     fn a_link_stays_within_its_repository() {
@@ -458,5 +459,30 @@ mod tests {
         }
         assert!(other_name(b"").is_some());
         assert!(other_name(b"author \xff\xfe").is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn any_link_and_commit_are_judged(
+            path in "[a-c/]{0,9}", target in "[a./]{0,12}", bytes in vec(any::<u8>(), 0..60),
+        ) {
+            other_name(&bytes);
+            leads_out(path.as_bytes(), &bytes);
+            // What may stay leads, step by step, to a place in the tree.
+            if leads_out(path.as_bytes(), target.as_bytes()).is_none() {
+                let mut depth = path.matches('/').count();
+                for part in target.split('/') {
+                    match part {
+                        "" | "." => {}
+                        ".." => {
+                            prop_assert!(depth > 0);
+                            depth -= 1;
+                        }
+                        _ => depth += 1,
+                    }
+                }
+                prop_assert!(!target.starts_with('/'));
+            }
+        }
     }
 }

@@ -103,7 +103,10 @@ impl<R: Read> Reader<'_, R> {
         }
         let begin = self.stream(size)?;
         let made = match is_made {
-            true => made_size(&begin).ok_or_else(|| malformed("a delta is too short"))?,
+            true => {
+                made_size(&begin[..begin.len().min(usize::try_from(size).unwrap_or(usize::MAX))])
+                    .ok_or_else(|| malformed("a delta is too short"))?
+            }
             false => size,
         };
         if made > limit || made > room {
@@ -180,7 +183,7 @@ impl<R: Read> Reader<'_, R> {
 }
 
 /// The size that a delta begins with second, after that of its base.
-fn made_size(begin: &[u8; 20]) -> Option<u64> {
+fn made_size(begin: &[u8]) -> Option<u64> {
     let mut bytes = begin.iter();
     let mut number = || {
         let (mut number, mut shift) = (0_u64, 0);

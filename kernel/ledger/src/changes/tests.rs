@@ -2,6 +2,7 @@
 
 use super::*;
 use git2::{ObjectType, Repository};
+use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
@@ -99,11 +100,10 @@ impl Visitor for Lines {
 
     fn file(&mut self, change: &FileChange) -> Result<(), ChangesError> {
         let path = String::from_utf8_lossy(change.path);
-        let read = |entry: &Entry| {
-            let content = change.content(entry, 100).unwrap();
-            content.map_or("-".to_owned(), |text| {
-                String::from_utf8_lossy(&text).into_owned()
-            })
+        let read = |entry: &Entry| match change.content(entry, 100) {
+            Ok(Some(text)) => String::from_utf8_lossy(&text).into_owned(),
+            Ok(None) => "-".to_owned(),
+            Err(_) => "unread".to_owned(),
         };
         let shown = |entry: &Option<Entry>| match entry {
             Some(entry) => format!("{:o} {}", entry.mode(), read(entry)),
@@ -378,4 +378,59 @@ fn names_are_any_bytes_and_what_is_malformed_is_an_error() {
         lab.walk(missing, &[empty], Bounds::PUSH),
         Err(ChangesError::Unread(_))
     ));
+}
+
+/// A mode, a name, and which of the objects so far; or bytes that are a tree only by name.
+type AnyTree = Result<Vec<(u32, Vec<u8>, usize)>, Vec<u8>>;
+
+fn trees() -> impl Strategy<Value = Vec<AnyTree>> {
+    let mode = prop_oneof![
+        Just(FILE),
+        Just(TREE),
+        Just(0o120_000),
+        Just(0o160_000),
+        any::<u32>()
+    ];
+    let name = prop_oneof![vec(b'a'..b'd', 1..3), vec(any::<u8>(), 0..4)];
+    let entries = vec((mode, name, any::<usize>()), 0..6);
+    vec(
+        prop_oneof![9 => entries.prop_map(Ok), 1 => vec(any::<u8>(), 0..60).prop_map(Err)],
+        1..12,
+    )
+}
+
+proptest! {
+    // Each opens files.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
+
+    /// Whatever trees hold, a walk ends within its bounds; and what is equal shows nothing.
+    #[test]
+    fn any_trees_are_walked_within_bounds(trees in trees()) {
+        let lab = Lab::new();
+        let mut ids = vec![lab.blob("x"), lab.tree(&[])];
+        for tree in trees {
+            ids.push(match tree {
+                Ok(entries) => {
+                    let entries: Vec<_> = entries
+                        .iter()
+                        .map(|(mode, name, at)| (*mode, &name[..], ids[at % ids.len()]))
+                        .collect();
+                    lab.raw(&entries)
+                }
+                Err(bytes) => lab.write(ObjectType::Tree, &bytes),
+            });
+        }
+        let bounds = Bounds { entries: 50, compared: 400, bytes: 40, file: 10 };
+        for after in &ids[1..] {
+            for before in [&ids[1..2], &ids[ids.len() - 1..], &ids[1..]] {
+                match lab.walk(*after, before, bounds) {
+                    Ok(shown) => {
+                        prop_assert!(shown.len() <= 50);
+                        prop_assert!(!before.contains(after) || shown.is_empty());
+                    }
+                    Err(error) => drop(error.to_string()),
+                }
+            }
+        }
+    }
 }
