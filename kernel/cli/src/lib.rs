@@ -14,6 +14,7 @@ mod launcher;
 mod probe;
 mod retention;
 mod room;
+mod rules;
 mod trial;
 mod views;
 mod wait;

@@ -320,6 +320,15 @@ pub enum MergeResult {
         tree_is_heads: bool,
         /// Work tree that has the target checked out.
         worktree: Option<String>,
+        /// Changed paths that only a person may merge.
+        protected: Vec<String>,
+    },
+    /// It breaks rules that the target enforces.
+    Forbidden {
+        /// What breaks which rule, a line each.
+        findings: String,
+        /// Who made the newest commit, where that was no run.
+        person: Option<String>,
     },
     /// The target's work tree is in the way, so the merge could not be completed.
     Blocked {

@@ -102,3 +102,19 @@ pub fn tree_of(door: &DoorRepo, commit: &Oid) -> Result<Oid, RepoError> {
     let out = call.clone().run().map_err(wrong())?;
     oid_in(&call, &out.stdout).map_err(wrong())
 }
+
+/// Who authored a commit that `door.git` holds; bytes that are no UTF-8 are replaced.
+pub fn author_of(door: &DoorRepo, commit: &Oid) -> Result<Author, RepoError> {
+    let call = door.git().call(["log", "-1", "--format=%an%x00%ae"]);
+    let call = call.arg(commit.as_str());
+    let wrong = || doing(format!("find who authored {commit}"));
+    let out = call.clone().run().map_err(wrong())?.stdout;
+    let text = String::from_utf8_lossy(&out).into_owned();
+    match text.trim_end().split_once('\0') {
+        Some((name, email)) => Ok(Author {
+            name: name.to_owned(),
+            email: email.to_owned(),
+        }),
+        None => Err(wrong()(call.unexpected(&out))),
+    }
+}

@@ -26,6 +26,7 @@ mod queue;
 mod recording;
 mod resume;
 mod rounds;
+mod rules;
 mod secrets;
 mod suspend;
 mod sync;

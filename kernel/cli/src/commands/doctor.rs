@@ -17,11 +17,12 @@ use crate::{
     keys,
     probe::{self, Verdict},
     room::Subject,
-    views,
+    rules, views,
 };
 use factory_core::{
     config::{self, Config, EngineKind},
     ids::Oid,
+    rules::PROHIBITIONS,
 };
 use factory_ledger::{
     git::Git,
@@ -378,6 +379,9 @@ impl Repository {
                     }
                 }
                 self.look_at_prefix(&config.branch_prefix, report);
+                if let Err(failure) = rules::read(&self.user, &self.tip, &config) {
+                    report.lines.push(Line::failed(PROHIBITIONS, failure));
+                }
                 config
             }
             Err(failure) => {

@@ -16,7 +16,7 @@ use crate::{
     keys,
     probe::{self, Verdict},
     room::Subject,
-    views, wait,
+    rules, views, wait,
 };
 use bollard::Docker;
 use factory_core::{
@@ -107,6 +107,7 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     // Settling a pull request makes no work branch.
     if !options.merges_only {
         check_prefix(&factory.user, &config.branch_prefix)?;
+        rules::read(&factory.user, &factory.tip_of(target)?, &config)?;
     }
     // Settling a pull request needs checks at most, and those call no model.
     if !options.merges_only {

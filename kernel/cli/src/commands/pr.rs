@@ -25,10 +25,13 @@ pub fn run(factory: &mut Factory, command: Prs) -> Result<ExitCode, Failure> {
         Prs::List { all, json } => list(factory, all, json.json),
         Prs::Show { number, json } => {
             let pr = find(factory, number.parse()?)?;
+            let protected = protected_paths(factory, &pr)?;
             if json.json {
-                views::print_json(&PrView::from(&pr))?;
+                let mut view = PrView::from(&pr);
+                view.protected = protected;
+                views::print_json(&view)?;
             } else {
-                views::print(&show(&pr))?;
+                views::print(&show(&pr, &protected.unwrap_or_default()))?;
             }
             Ok(())
         }
@@ -128,9 +131,48 @@ fn diff(factory: &Factory, number: PrNo) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Paths that an open pull request changes and that only a person may merge.
+fn protected_paths(factory: &Factory, pr: &Pr) -> Result<Option<Vec<String>>, Failure> {
+    if matches!(pr.state, PrState::Merged { .. } | PrState::Closed { .. }) {
+        return Ok(None);
+    }
+    let base = factory.target_tip()?.to_string();
+    let names = compare(
+        factory,
+        &base,
+        &pr.head,
+        &["--name-only", "-z", "--no-renames"],
+    )?;
+    let protected = &factory.state.config.config.protected;
+    let paths = names.split(|byte| *byte == 0);
+    let found = paths.filter(|path| !path.is_empty() && protected.is_match(path));
+    Ok(Some(
+        found
+            .map(|path| String::from_utf8_lossy(path).into_owned())
+            .collect(),
+    ))
+}
+
+/// The patch from where `head` left `base`.
+fn patch(factory: &Factory, base: &str, head: &Oid) -> Result<Vec<u8>, Failure> {
+    let options = [
+        "--no-color",
+        "--find-renames",
+        // Whatever the user configured, `git apply` must read it.
+        "--src-prefix=a/",
+        "--dst-prefix=b/",
+    ];
+    compare(factory, base, head, &options)
+}
+
 /// The difference from where `head` left `base`. Work branches are in the user's
 /// repository; of one that was deleted there, our own still has the commits.
-fn patch(factory: &Factory, base: &str, head: &Oid) -> Result<Vec<u8>, Failure> {
+fn compare(
+    factory: &Factory,
+    base: &str,
+    head: &Oid,
+    options: &[&str],
+) -> Result<Vec<u8>, Failure> {
     let range = format!("{base}...{head}");
     let mut gits = vec![Git::new(factory.user.dir())];
     let door = factory.places.door_git();
@@ -139,18 +181,8 @@ fn patch(factory: &Factory, base: &str, head: &Oid) -> Result<Vec<u8>, Failure> 
     }
     let mut why = None;
     for git in gits {
-        let call = git.call([
-            "diff",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--no-color",
-            "--find-renames",
-            // Whatever the user configured, `git apply` must read it.
-            "--src-prefix=a/",
-            "--dst-prefix=b/",
-            &range,
-            "--",
-        ]);
+        let call = git.call(["diff", "--no-ext-diff", "--no-textconv"]);
+        let call = call.args(options).args([&range, "--"]);
         match call.run() {
             Ok(out) => return Ok(out.stdout),
             Err(error @ GitError::Failed { .. }) => why = why.or(Some(error)),

@@ -4,8 +4,13 @@ use super::{
     Outcome,
     tools::{Repos, Tools, Work},
 };
-use crate::failure::Failure;
+use crate::{
+    failure::{Class, Failure},
+    rules,
+};
 use factory_core::{
+    brief::AGENT_EMAIL,
+    config::Config,
     event::{EffectResult, Event, MergeResult},
     ids::{Oid, PrNo},
     model::{EffectKind, Pr, PrState},
@@ -15,7 +20,7 @@ use factory_core::{
 use factory_ledger::{
     advance::{Advance, Prepared, advance_target, prepare_advance, recover_advance},
     failpoint::{Process::Kernel, around},
-    merge::{Author, MergeOutcome, make_merge, tree_of},
+    merge::{Author, MergeOutcome, author_of, make_merge, tree_of},
     user::Move,
 };
 use factory_runtime::Runtime;
@@ -136,8 +141,10 @@ pub fn merge<R: Runtime>(tools: Arc<Tools<R>>, state: &State, number: PrNo) -> W
         return Box::pin(async { Ok(Outcome::default()) });
     };
     let branch = state.meta.target.clone();
+    let config = state.config.config.clone();
     Box::pin(async move {
-        let (target, result) = tools.git(move |repos| make(repos, &branch, &pr)).await?;
+        let made = tools.git(move |repos| make(repos, &branch, &pr, &config));
+        let (target, result) = made.await?;
         Ok(Event::MergeMade {
             pr: number,
             target,
@@ -147,7 +154,12 @@ pub fn merge<R: Runtime>(tools: Arc<Tools<R>>, state: &State, number: PrNo) -> W
     })
 }
 
-fn make(repos: &Repos, branch: &str, pr: &Pr) -> Result<(Oid, MergeResult), Failure> {
+fn make(
+    repos: &Repos,
+    branch: &str,
+    pr: &Pr,
+    config: &Config,
+) -> Result<(Oid, MergeResult), Failure> {
     let target = around(Kernel, "fetch-target", || {
         repos.base.fetch_target(&repos.user, branch)
     })?;
@@ -183,8 +195,13 @@ fn make(repos: &Repos, branch: &str, pr: &Pr) -> Result<(Oid, MergeResult), Fail
             around(Kernel, "keep-merge", || {
                 repos.door.keep(&format!("merge-{}", pr.number), &commit)
             })?;
+            let protected = match judge(repos, pr, config, &target, &commit)? {
+                Ok(protected) => protected,
+                Err(result) => return Ok((target, result)),
+            };
             match prepare_advance(&repos.user, &repos.door, branch, &target, &commit)? {
                 Prepared::Ready { worktree } => MergeResult::Clean {
+                    protected,
                     tree_is_heads: tree_of(&repos.door, &pr.head)? == tree,
                     merge: commit,
                     worktree: worktree.map(text),
@@ -193,9 +210,41 @@ fn make(repos: &Repos, branch: &str, pr: &Pr) -> Result<(Oid, MergeResult), Fail
                     MergeResult::Blocked { why: why(&refused) }
                 }
                 // The target moved in this very moment: the next plan merges again.
-                Prepared::Settled(_) => return make(repos, branch, pr),
+                Prepared::Settled(_) => return make(repos, branch, pr, config),
             }
         }
     };
     Ok((target, result))
+}
+
+/// Judges a merge by the rules of the target as it is now: what was forbidden while the run
+/// worked holds too. Gives the changed paths that only a person may merge, or what keeps
+/// the merge away.
+fn judge(
+    repos: &Repos,
+    pr: &Pr,
+    config: &Config,
+    target: &Oid,
+    merge: &Oid,
+) -> Result<Result<Vec<String>, MergeResult>, Failure> {
+    let read = match rules::read(&repos.user, target, config) {
+        Err(wrong) if wrong.class() == Class::Config => {
+            let next = wrong.next_step().unwrap_or_default();
+            let why = format!("{}: {next}", wrong.chain());
+            return Ok(Err(MergeResult::Blocked { why }));
+        }
+        read => read?,
+    };
+    let judged = match rules::judge(&repos.door, &read, &config.protected, target, merge)? {
+        Ok(judged) => judged,
+        Err(why) => return Ok(Err(MergeResult::Blocked { why })),
+    };
+    if judged.findings.is_empty() {
+        return Ok(Ok(judged.protected));
+    }
+    let author = author_of(&repos.door, &pr.head)?;
+    Ok(Err(MergeResult::Forbidden {
+        findings: judged.findings.to_string(),
+        person: (author.email != AGENT_EMAIL).then_some(author.name),
+    }))
 }

@@ -5,7 +5,10 @@ use super::{
     config::Looked,
     tools::{Repos, Tools, Work, blocking, epoch},
 };
-use crate::failure::{Class, Failure};
+use crate::{
+    failure::{Class, Failure},
+    rules::{self, INTENT_LIMIT},
+};
 use factory_core::{
     brief::{self, AGENT_EMAIL, AGENT_NAME, INTENT_CHANGES_LIMIT, INTENT_DIRS},
     engine,
@@ -24,8 +27,6 @@ use factory_ledger::{
 use factory_runtime::{Created, Runtime, RuntimeError};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// Most bytes of the intent layer that are handed to agents.
-const INTENT_LIMIT: u64 = 4 << 20;
 /// Seconds that an agent has to push what it has when the factory stops at once.
 pub const STOP_GRACE: u32 = 20;
 
@@ -88,6 +89,12 @@ pub fn grant<R: Runtime>(
             Some(Looked::Wrong(failure)) => Some(Err(failure)),
             None => None,
         };
+        if purpose == Purpose::Code {
+            // What it pushes is judged by them: without them nothing begins.
+            let (commit, config) = (tip.clone(), in_force.clone());
+            let read = tools.git(move |repos| rules::read(&repos.user, &commit, &config));
+            read.await?;
+        }
         let image = (tools.image_of)(in_force, tip.clone()).await?;
         let fresh_session = match &resume {
             Some(resume) => {

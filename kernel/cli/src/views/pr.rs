@@ -33,6 +33,9 @@ pub struct PrView {
     pub reason: Option<String>,
     /// Why the last attempt to merge did not go through.
     pub note: Option<String>,
+    /// Paths that it changes and that only a person may merge; none where nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protected: Option<Vec<String>>,
     /// When it was opened, RFC 3339.
     pub created: String,
     /// What was done; Markdown.
@@ -73,6 +76,7 @@ impl From<&Pr> for PrView {
             by: by.cloned(),
             reason: reason.cloned(),
             note: pr.note.clone(),
+            protected: None,
             created: stamp(pr.created),
             body: pr.body.clone(),
         }
@@ -107,8 +111,8 @@ pub fn evidence(pr: &Pr) -> String {
     }
 }
 
-/// A pull request for people.
-pub fn show(pr: &Pr) -> String {
+/// A pull request for people, with the paths of it that only a person may merge.
+pub fn show(pr: &Pr, protected: &[String]) -> String {
     let number = pr.number;
     let mut out = format!(
         "pull request {number}: {}\nit {}\n",
@@ -125,6 +129,13 @@ pub fn show(pr: &Pr) -> String {
     field("opened", &clock::show(pr.created));
     if let PrState::Merged { by, at, merge } = &pr.state {
         field("merge", &format!("{merge} (by {by}, {})", clock::show(*at)));
+    }
+    if !protected.is_empty() {
+        section(
+            &mut out,
+            "It changes protected paths, so a person decides:",
+            &protected.join("\n"),
+        );
     }
     if let Some(note) = &pr.note {
         section(

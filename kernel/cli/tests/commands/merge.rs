@@ -125,6 +125,7 @@ fn merge_waits_for_what_a_running_kernel_makes_of_it() {
                 merge: head.clone(),
                 tree_is_heads: true,
                 worktree: None,
+                protected: Vec::new(),
             }),
             Event::EffectDone {
                 key: format!("merge-1-{}", head.short()),

@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn every_rule_can_be_used_and_those_that_apply_are_known() {
-        let secrets = secrets().unwrap_or_else(|e| panic!("{e}"));
+        let secrets = secrets().unwrap_or_else(|what| panic!("{what}"));
         let ids: Vec<&str> = secrets.kinds.iter().map(Kind::id).collect();
         for id in OF_THEIR_OWN_FORM
             .iter()

@@ -6,10 +6,15 @@ use super::{
     tx::Tx,
 };
 use crate::{
+    config,
     event::{EffectResult, MergeResult, Refusal},
     ids::{IssueNo, Oid, PrNo},
     model::{EffectKind, IssueState, Next, Pr, PrState, Stage},
+    text,
 };
+
+/// Most protected paths that are named.
+const MOST_NAMED: usize = 20;
 
 pub(super) fn effect_done(
     tx: &mut Tx<'_>,
@@ -124,11 +129,7 @@ fn target_advanced(
 
 /// Not merged for a reason that a person removes: ready again, with that reason.
 fn back_to_gate(tx: &mut Tx<'_>, mut pr: Pr, why: String) -> String {
-    let note = format!(
-        "pr {}: not merged: {}",
-        pr.number,
-        crate::text::one_line(&why)
-    );
+    let note = format!("pr {}: not merged: {}", pr.number, text::one_line(&why));
     pr.state = PrState::Ready;
     pr.note = Some(why);
     tx.put_pr(pr);
@@ -201,10 +202,49 @@ pub(super) fn merge_made(
             let to = job::another_round(tx, job, feedback)?;
             Ok(format!("pr {number}: conflicts in {files} -> {to}"))
         }
+        MergeResult::Forbidden {
+            findings,
+            person: Some(person),
+        } => {
+            let why = format!(
+                "the branch breaks rules of the target ({}), and its newest commit {} is by {person}. Mend it there and merge it again:\n{findings}",
+                target.short(),
+                pr.head.short()
+            );
+            Ok(back_to_gate(tx, pr, why))
+        }
+        MergeResult::Forbidden {
+            findings,
+            person: None,
+        } => {
+            let mut job = tx
+                .job(pr.issue)
+                .ok_or_else(|| Refusal::Stale(format!("pr {number}")))?;
+            let what = format!("breaks rules of {}", target.short());
+            job.story.push(format!(
+                "pr {number}: {what}: {}",
+                text::one_line(&findings)
+            ));
+            let feedback = format!(
+                "Your work breaks rules of the target branch ({}), so it is not merged. Mend it in a new commit and push:\n{findings}",
+                target.short()
+            );
+            let to = job::another_round(tx, job, feedback)?;
+            Ok(format!("pr {number}: {what} -> {to}"))
+        }
+        // No evidence opens this gate: what decides over the factory's work is not its own.
+        MergeResult::Clean { protected, .. } if by == config::FILE && !protected.is_empty() => {
+            let why = format!(
+                "a person decides: it changes what `protected` in factory.yaml names: {}",
+                named(&protected)
+            );
+            Ok(back_to_gate(tx, pr, why))
+        }
         MergeResult::Clean {
             merge,
             tree_is_heads,
             worktree,
+            ..
         } => {
             let tested = tx.config().checks.is_empty()
                 || (tree_is_heads && pr.checked.as_ref().is_some_and(|c| c.commit == pr.head));
@@ -232,6 +272,15 @@ pub(super) fn merge_made(
             }
         }
     }
+}
+
+/// Paths in a sentence.
+fn named(paths: &[String]) -> String {
+    let mut names: Vec<String> = paths.iter().take(MOST_NAMED).cloned().collect();
+    if let Some(more) = paths.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+        names.push(format!("and {more} more"));
+    }
+    names.join(", ")
 }
 
 /// What the gate was opened for is not what the branch holds: that is checked,

@@ -15,6 +15,7 @@ mod filing;
 mod given;
 mod moved;
 mod queue;
+mod rules;
 mod share;
 mod sim;
 mod untrusted;

@@ -5,6 +5,7 @@
 mod brief;
 mod engines;
 mod kept;
+mod rules;
 mod text;
 
 use proptest::{collection::vec, prelude::*, sample::select};

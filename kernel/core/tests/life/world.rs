@@ -417,6 +417,11 @@ impl World {
             MergeResult::Conflict {
                 paths: vec!["a.txt".into()],
             }
+        } else if self.trouble && self.dice.roll(8) == 0 {
+            MergeResult::Forbidden {
+                findings: "a.txt:1: an added line matches `x`".into(),
+                person: (self.dice.roll(2) == 0).then(|| "Ann".into()),
+            }
         } else {
             let of = (number, target.clone(), head, at);
             let (merge, tree_is_heads) = match self.merges.get(&of) {
@@ -431,6 +436,7 @@ impl World {
                 merge,
                 tree_is_heads,
                 worktree: None,
+                protected: Vec::new(),
             }
         };
         if self.trouble && self.dice.roll(10) == 0 {

@@ -1,0 +1,162 @@
+//! The rules of the target, read from a commit, and what a merge is judged by them.
+
+use crate::failure::{Class, Failure};
+use factory_core::{
+    brief::INTENT_DIRS,
+    config::Config,
+    ids::Oid,
+    rules::{ChangedFile, Findings, Globs, PROHIBITIONS, Rules, Violation},
+};
+use factory_ledger::{
+    changes::{Bounds, ChangesError, FileChange},
+    door::DoorRepo,
+    repo::RepoError,
+    user::UserRepo,
+};
+
+/// Most bytes of the intent layer, which is read as a whole.
+pub const INTENT_LIMIT: u64 = 4 << 20;
+/// Most bytes of a file that is judged, as of one that is pushed.
+const FILE_LIMIT: u64 = Bounds::PUSH.file;
+
+/// The rules of a commit of the target.
+///
+/// # Errors
+/// Of [`Class::Config`] where one cannot be read: nothing is to pass then.
+pub fn read(user: &UserRepo, commit: &Oid, config: &Config) -> Result<Rules, Failure> {
+    let files = match user.read_files(commit, &INTENT_DIRS, INTENT_LIMIT) {
+        Err(error @ RepoError::TooLarge { .. }) => {
+            return Err(Failure::of(Class::Config, error).help(format!(
+                "make the files of {} smaller",
+                INTENT_DIRS.join(", ")
+            )));
+        }
+        files => files?,
+    };
+    Rules::read(&files, &config.secrets.allow_in).map_err(|error| {
+        let place = error.place();
+        let what = format!("{place} (commit {}): {}", commit.short(), error.what);
+        Failure::new(Class::Config, what).help(error.help)
+    })
+}
+
+/// What came of judging a merge.
+pub struct Judged {
+    /// What breaks a rule.
+    pub findings: Findings,
+    /// Changed paths that only a person may merge.
+    pub protected: Vec<String>,
+}
+
+/// Judges what a merge changes in the target. The inner error says why it cannot be judged,
+/// which is for a person to mend.
+pub fn judge(
+    door: &DoorRepo,
+    rules: &Rules,
+    protected: &Globs,
+    target: &Oid,
+    merge: &Oid,
+) -> Result<Result<Judged, String>, Failure> {
+    let mut judged = Judged {
+        findings: Findings::default(),
+        protected: Vec::new(),
+    };
+    let walked = door.each_change(target, merge, Bounds::MERGE, &|| false, |change| {
+        if protected.is_match(change.path) {
+            let path = String::from_utf8_lossy(change.path).into_owned();
+            judged.protected.push(path);
+        }
+        judged.findings.append(judge_file(rules, change)?);
+        Ok::<(), ChangesError>(())
+    });
+    match walked {
+        Ok(()) => Ok(Ok(judged)),
+        Err(ChangesError::Unread(error)) => Err(error.into()),
+        Err(beyond) => Ok(Err(format!("its changes cannot be judged: {beyond}"))),
+    }
+}
+
+fn judge_file(rules: &Rules, change: &FileChange<'_>) -> Result<Findings, RepoError> {
+    let mut before = Vec::new();
+    let mut size_before = None;
+    for entry in change.before.iter().flatten() {
+        let content = change.content(entry, FILE_LIMIT)?;
+        let size = content
+            .as_ref()
+            .map_or(FILE_LIMIT, |held| held.len() as u64);
+        size_before = size_before.max(Some(size));
+        before.extend(content);
+    }
+    let changed = ChangedFile {
+        path: change.path,
+        size: change.after.map(|_| change.size),
+        size_before,
+        new_content: !change.known,
+    };
+    let after = match &change.after {
+        Some(entry) => change.content(entry, FILE_LIMIT)?,
+        None => None,
+    };
+    let before: Vec<&[u8]> = before.iter().map(Vec::as_slice).collect();
+    let mut findings = rules.judge(&changed, after.as_deref().unwrap_or_default(), &before);
+    if change.size > FILE_LIMIT && !change.known {
+        findings.add(Violation {
+            rule: PROHIBITIONS.to_owned(),
+            path: factory_core::text::one_line(&String::from_utf8_lossy(change.path)),
+            line: None,
+            what: format!(
+                "it has more than {} MiB, too many to be judged",
+                FILE_LIMIT >> 20
+            ),
+            advice: "Make it smaller, or leave it out.".to_owned(),
+        });
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn rules(text: &str) -> Rules {
+        let files = BTreeMap::from([("prohibitions/0001-x.md".to_owned(), text)]);
+        Rules::read(&files, &Globs::default()).unwrap()
+    }
+
+    fn findings(rules: &Rules, path: &str, content: &str) -> usize {
+        let changed = ChangedFile {
+            path: path.as_bytes(),
+            size: Some(content.len() as u64),
+            size_before: None,
+            new_content: true,
+        };
+        rules.judge(&changed, content.as_bytes(), &[]).told().len()
+    }
+
+    #[test]
+    fn what_init_writes_holds() {
+        let rules = rules(include_str!("intent_templates/prohibition.md"));
+        assert_eq!(findings(&rules, "deploy/.env", "A=b\n"), 1);
+        assert_eq!(findings(&rules, "certs/server.pem", "x\n"), 1);
+        assert_eq!(findings(&rules, "src/main.rs", "fn main() {}\n"), 0);
+    }
+
+    #[test]
+    fn what_the_readme_shows_holds() {
+        let readme = include_str!("../../../README.md");
+        let (_, shown) = readme.split_once("```markdown\n---\n").unwrap();
+        let (shown, _) = shown.split_once("```").unwrap();
+        let rules = rules(&format!("---\n{shown}"));
+        for (path, content, count) in [
+            ("vendor/a.c", "x\n", 1),
+            ("web/a.min.js", "x\n", 1),
+            ("src/a.rs", "unsafe {\n", 1),
+            ("src/ffi/a.rs", "unsafe {\n", 0),
+            ("a.rs", "unsafe {\n", 0),
+            ("big.txt", &"x\n".repeat(1 << 20), 1),
+        ] {
+            assert_eq!(findings(&rules, path, content), count, "{path}");
+        }
+    }
+}
