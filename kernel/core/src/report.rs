@@ -1,7 +1,7 @@
 //! What a run may report, by role. A malformed report is answered with what is
 //! wrong and an example, so that the engine can mend it.
 
-use crate::{grant::Role, model::TITLE_LIMIT};
+use crate::{grant::Role, model::TITLE_LIMIT, text};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
@@ -229,13 +229,34 @@ pub fn parse(json: &str) -> Option<CodeReport> {
     serde_json::from_str(json).ok()
 }
 
-/// The text for people in a report that [`validate`] accepted.
-pub fn summary(json: &str) -> Option<String> {
-    let report = parse(json)?;
-    Some(match report.notes {
-        Some(notes) => format!("{}\n\n{notes}", report.summary),
-        None => report.summary,
-    })
+/// A report that [`validate`] accepted, as its texts go out to issues, comments and pull
+/// requests: no mention or reference in them.
+pub fn outgoing(json: &str) -> Option<CodeReport> {
+    let mut report = parse(json)?;
+    for text in report.texts_mut() {
+        *text = text::defused(text);
+    }
+    Some(report)
+}
+
+impl CodeReport {
+    /// The text for people: the summary, and what a reader should know beside it.
+    pub fn text(&self) -> String {
+        match &self.notes {
+            Some(notes) => format!("{}\n\n{notes}", self.summary),
+            None => self.summary.clone(),
+        }
+    }
+
+    /// Each text in it that somebody gets.
+    fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let drafts = self.issues.iter_mut();
+        let drafts = drafts.flat_map(|draft| [&mut draft.title, &mut draft.body]);
+        std::iter::once(&mut self.summary)
+            .chain(&mut self.notes)
+            .chain(drafts)
+            .chain(&mut self.comments)
+    }
 }
 
 #[cfg(test)]

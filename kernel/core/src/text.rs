@@ -2,9 +2,11 @@
 //! somebody else wrote before a person, a terminal or a model gets it.
 
 mod data;
+mod mentions;
 mod show;
 
 pub use data::{fenced, without_comments};
+pub use mentions::defused;
 pub use show::{is_hidden, shown};
 
 use crate::ids::IssueNo;

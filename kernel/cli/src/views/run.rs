@@ -8,7 +8,7 @@ use factory_core::{
     exit::ExitClass,
     inbox::EngineExit,
     model::{Purpose, Run, RunState},
-    report::{self, Draft},
+    report::{self, CodeReport, Draft},
     text,
 };
 use serde::Serialize;
@@ -146,6 +146,7 @@ impl From<&Run> for RunView {
         let end = run.end.as_ref();
         let report = run.report.as_deref();
         let filed = report.and_then(report::parse);
+        let summary = filed.as_ref().map(CodeReport::text);
         let (issues, comments) = filed.map_or_else(Default::default, |r| (r.issues, r.comments));
         Self {
             run: run.id.to_string(),
@@ -168,7 +169,7 @@ impl From<&Run> for RunView {
             branch: run.grant.branch.clone(),
             pushed: run.pushed.as_ref().map(ToString::to_string),
             usage: UsageView::sum(std::iter::once(run)),
-            summary: report.and_then(report::summary),
+            summary,
             issues,
             comments,
             exit: end.map(|end| exit(&end.exit)),

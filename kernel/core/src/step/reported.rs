@@ -19,8 +19,8 @@ const SHOWN: usize = 80;
 
 /// The pull request's text: the run's summary, and what was wrong with its report.
 pub(super) fn summarise(job: &mut Job, run: &Run, end: &RunEnd) {
-    if let Some(summary) = run.report.as_deref().and_then(report::summary) {
-        job.summary = Some(summary);
+    if let Some(report) = run.report.as_deref().and_then(report::outgoing) {
+        job.summary = Some(report.text());
     }
     if let Some(problem) = &end.report_problem {
         let note = format!(
@@ -39,7 +39,7 @@ pub(super) fn summarise(job: &mut Job, run: &Run, end: &RunEnd) {
 /// room. The rest waits, or stays in the report, and a comment says which. Returns what
 /// was filed, as the end of a note.
 pub(super) fn file(tx: &mut Tx<'_>, job: &mut Job, run: &Run) -> Result<String, Refusal> {
-    let report = run.report.as_deref().and_then(report::parse);
+    let report = run.report.as_deref().and_then(report::outgoing);
     let Some(report) = report.filter(|r| !r.issues.is_empty() || !r.comments.is_empty()) else {
         return Ok(String::new());
     };

@@ -186,6 +186,36 @@ fn what_an_agent_files_waits_for_a_person_also_at_an_open_gate() {
 }
 
 #[test]
+fn what_an_agent_writes_tells_nobody_and_points_at_nothing() {
+    let mut world = world(20, 50);
+    world.reports = |run, _| match run.job {
+        IssueNo(1) => {
+            let titles = ["Ask @bob", "ask `@bob`"].map(str::to_owned);
+            let report = reported(&titles, &["See o/r#7, @org/team. `@kept`"]);
+            vec![report.replace("Done.", "As @ann said.")]
+        }
+        _ => Vec::new(),
+    };
+    world.until_idle();
+    // Compared as it is filed, so it is not filed a second time.
+    assert_eq!(titles(&world), ["Ask `@bob`"]);
+    let body = &world.state.issues[&IssueNo(2)].body;
+    assert_eq!(body, "Depends-on: `#1`\nTouches: .\n---\nAsk `@bob`");
+    let said = comments(&world, 1);
+    assert_eq!(said[0].1, "See ``o/r#7``, ``@org/team``. `@kept`");
+    let told = "“ask `@bob`” is open already, as #2.";
+    assert!(said.iter().any(|(_, text)| text.contains(told)), "{said:?}");
+    let pr = String::from_utf8(world.files["archive/prs/0/1.yaml"].clone()).unwrap();
+    assert!(pr.contains("As `@ann` said."), "{pr}");
+    // What it handed in is kept as it was.
+    let run = &archived_runs(&world)[&RunId {
+        job: IssueNo(1),
+        k: 1,
+    }];
+    assert!(run.report.as_ref().unwrap().contains("As @ann said."));
+}
+
+#[test]
 fn beyond_the_day_it_waits_and_is_told_and_filed_on_the_next() {
     let mut world = world(1, 1);
     today(&mut world);

@@ -26,7 +26,11 @@ fn report_holds(text: &[u8]) {
             );
             let again = report::validate(Role::Code, json.as_bytes());
             assert_eq!(again.as_ref(), Ok(&json), "canonical");
-            assert!(report::summary(&json).is_some_and(|words| !words.trim().is_empty()));
+            let read = report::parse(&json).unwrap();
+            assert!(!read.text().trim().is_empty());
+            let out = report::outgoing(&json).unwrap();
+            let again = report::outgoing(&serde_json::to_string(&out).unwrap());
+            assert_eq!(again, Some(out), "once is enough");
         }
         Err(problem) => assert!(
             problem.to_string().len() < MESSAGE_LIMIT + text.len(),

@@ -7,7 +7,7 @@ use factory_core::{
     text,
 };
 use proptest::prelude::*;
-use pulldown_cmark::{Event, Options, Parser};
+use pulldown_cmark::{Event, Options, Parser, Tag};
 
 /// Hidden characters that ordinary text needs.
 const NEEDED: [char; 4] = ['\u{200c}', '\u{200d}', '\u{fe0e}', '\u{fe0f}'];
@@ -83,14 +83,32 @@ fn shown_holds(given: &str) {
 fn markup_holds(given: &str) {
     let clean = text::without_comments(given);
     assert_eq!(text::without_comments(&clean), clean, "once is enough");
-    for event in Parser::new_ext(&clean, Options::ENABLE_TABLES) {
-        if let Event::Html(html) | Event::InlineHtml(html) = event {
-            assert!(!html.contains("<!--"), "{html:?} in {clean:?}");
+    let mut links = 0;
+    let mut events = Parser::new_ext(&clean, Options::ENABLE_TABLES).into_offset_iter();
+    for (event, _) in events.by_ref() {
+        match event {
+            Event::Html(html) | Event::InlineHtml(html) => {
+                assert!(!html.contains("<!--"), "{html:?} in {clean:?}");
+            }
+            Event::Start(Tag::Link { .. } | Tag::Image { .. }) => links += 1,
+            _ => {}
         }
     }
-    if !given.contains("<!--") {
+    let defined = events.reference_definitions().iter().count();
+    assert!(defined <= links, "{clean:?} defines what nothing uses");
+    if !given.contains("<!--") && !given.contains("]:") {
         let unix = given.replace("\r\n", "\n").replace('\r', "\n");
         assert_eq!(clean, unix, "nothing else is taken out");
+    }
+}
+
+fn defused_holds(given: &str) {
+    let clean = text::defused(given);
+    assert_eq!(text::defused(&clean), clean, "once is enough");
+    assert!(clean.len() <= 10 * given.len(), "bounded");
+    if !given.contains(['@', '#', '!', '&', '-', '/']) {
+        let unix = given.replace("\r\n", "\n").replace('\r', "\n");
+        assert_eq!(clean, unix, "nothing else is changed");
     }
 }
 
@@ -123,6 +141,7 @@ fn nasty_texts() {
         println!("{name}");
         shown_holds(&given);
         markup_holds(&given);
+        defused_holds(&given);
         names_hold(&given);
     }
 }
@@ -136,6 +155,11 @@ proptest! {
     #[test]
     fn markup_keeps_no_comment_that_its_readers_do_not_see(given in hostile()) {
         markup_holds(&given);
+    }
+
+    #[test]
+    fn what_goes_out_is_defused_once(given in hostile()) {
+        defused_holds(&given);
     }
 
     #[test]
