@@ -1,7 +1,12 @@
 //! What a run may report, by role. A malformed report is answered with what is
 //! wrong and an example, so that the engine can mend it.
 
-use crate::{grant::Role, model::TITLE_LIMIT, text};
+use crate::{
+    grant::Role,
+    model::TITLE_LIMIT,
+    rules::{Found, find_secrets},
+    text,
+};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
@@ -120,6 +125,26 @@ pub enum BadReport {
         /// What is wrong with it.
         flaw: Flaw,
     },
+    /// A text with a secret in it: what is filed goes to many readers and stays.
+    #[error(
+        "`{place}` holds a secret in line {line} (no secret: {rule}). Take it out, say where it stands in its place, and hand in the report again"
+    )]
+    Secret {
+        /// Where, as in [`BadReport::Text`].
+        place: String,
+        /// The line of that text, from 1.
+        line: u64,
+        /// The rule that found it.
+        rule: String,
+    },
+    /// Nothing can be looked for, so nothing is let through.
+    #[error(
+        "the report cannot be looked through for secrets: {problem}. A person has to mend the factory"
+    )]
+    Unsearched {
+        /// Why.
+        problem: String,
+    },
     /// A summary beyond [`SUMMARY_LIMIT`].
     #[error(
         "`summary` has {characters} characters; at most {SUMMARY_LIMIT} are kept. Write less, or move details to `notes`"
@@ -175,6 +200,7 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
                 Err(BadReport::LongSummary { characters })
             } else {
                 check_what_is_filed(&report)?;
+                check_for_secrets(&report)?;
                 serde_json::to_string(&report).map_err(shape)
             }
         }
@@ -208,6 +234,16 @@ fn check_what_is_filed(report: &CodeReport) -> Result<(), BadReport> {
     Ok(())
 }
 
+fn check_for_secrets(report: &CodeReport) -> Result<(), BadReport> {
+    for (place, text) in report.texts() {
+        let found = find_secrets(text).map_err(|problem| BadReport::Unsearched { problem })?;
+        if let Some(Found { rule, line, .. }) = found.into_iter().next() {
+            return Err(BadReport::Secret { place, line, rule });
+        }
+    }
+    Ok(())
+}
+
 /// Control characters that a text of several lines may hold.
 const LAYOUT: &[char] = &['\n', '\r', '\t'];
 
@@ -230,13 +266,43 @@ pub fn parse(json: &str) -> Option<CodeReport> {
 }
 
 /// A report that [`validate`] accepted, as its texts go out to issues, comments and pull
-/// requests: no mention or reference in them.
+/// requests.
 pub fn outgoing(json: &str) -> Option<CodeReport> {
     let mut report = parse(json)?;
     for text in report.texts_mut() {
-        *text = text::defused(text);
+        *text = outgoing_text(text);
     }
     Some(report)
+}
+
+/// A text of a run as it goes out: no secret in it, no mention and no reference.
+pub fn outgoing_text(text: &str) -> String {
+    text::defused(&without_secrets(text))
+}
+
+/// A report with a secret is refused; one that was taken before its rule was known may hold one.
+fn without_secrets(text: &str) -> String {
+    let Ok(found) = find_secrets(text) else {
+        return "[this text could not be looked through for secrets, and is left out]".to_owned();
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    for Found { rule, range, .. } in found {
+        if range.start < at {
+            continue;
+        }
+        out.push_str(&text[at..range.start]);
+        out.push_str(&format!("[secret removed: {rule}]"));
+        at = range.end;
+        // Of a key of several lines only the first one is found.
+        if text[range.clone()].contains("-----BEGIN") {
+            let rest = &text[at..];
+            let line = |end: usize| rest[end..].find('\n').map_or(rest.len(), |n| end + n);
+            at += rest.find("-----END").map_or(rest.len(), line);
+        }
+    }
+    out.push_str(&text[at..]);
+    out
 }
 
 impl CodeReport {
@@ -248,7 +314,24 @@ impl CodeReport {
         }
     }
 
-    /// Each text in it that somebody gets.
+    /// Each text in it, with its place.
+    fn texts(&self) -> impl Iterator<Item = (String, &str)> {
+        let notes = self.notes.iter();
+        let summary = std::iter::once(("summary".to_owned(), self.summary.as_str()));
+        let drafts = self.issues.iter().enumerate().flat_map(|(n, draft)| {
+            [
+                (format!("issues[{n}].title"), draft.title.as_str()),
+                (format!("issues[{n}].body"), draft.body.as_str()),
+            ]
+        });
+        let comments = self.comments.iter().enumerate();
+        summary
+            .chain(notes.map(|notes| ("notes".to_owned(), notes.as_str())))
+            .chain(drafts)
+            .chain(comments.map(|(n, text)| (format!("comments[{n}]"), text.as_str())))
+    }
+
+    /// The same, to be changed.
     fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
         let drafts = self.issues.iter_mut();
         let drafts = drafts.flat_map(|draft| [&mut draft.title, &mut draft.body]);
@@ -385,6 +468,67 @@ mod tests {
                 bytes: REPORT_LIMIT + 1
             }
         );
+    }
+
+    /// No token of anybody, put together here so that nobody takes this file for a leak.
+    fn token() -> String {
+        format!("gh{}_{}", 'p', "aZ3kQ9xL7mB2vN8cT5rW1yH6jD4fS0gPqEuI")
+    }
+
+    #[test]
+    fn a_secret_is_refused_wherever_it_stands_and_told_without_it() {
+        let token = token();
+        let report = |text: &str| {
+            let text = text.replace("TOKEN", &token);
+            validate(Role::Code, text.as_bytes())
+        };
+        for (text, place, line) in [
+            (r#"{"summary": "x\ny TOKEN"}"#, "summary", 2),
+            (r#"{"summary": "x", "notes": "TOKEN"}"#, "notes", 1),
+            (
+                r#"{"summary": "x", "issues": [{"title": "TOKEN", "body": "b"}]}"#,
+                "issues[0].title",
+                1,
+            ),
+            (
+                r#"{"summary": "x", "issues": [{"title": "a", "body": "\n\nTOKEN"}]}"#,
+                "issues[0].body",
+                3,
+            ),
+            (
+                r#"{"summary": "x", "comments": ["a", "`TOKEN`"]}"#,
+                "comments[1]",
+                1,
+            ),
+        ] {
+            let said = report(text).unwrap_err().to_string();
+            let start = format!("`{place}` holds a secret in line {line} (no secret: github-pat).");
+            assert!(said.starts_with(&start), "{said}");
+            assert!(!said.contains(&token), "{said}");
+        }
+        assert!(report(r#"{"summary": "the token in .env"}"#).is_ok());
+    }
+
+    #[test]
+    fn what_goes_out_holds_no_secret() {
+        let token = token();
+        let pem = format!("-----BEGIN {}PRIVATE KEY-----", "RSA ");
+        for (text, expected) in [
+            (
+                format!("a {token} @b {token}"),
+                "a [secret removed: github-pat] `@b` [secret removed: github-pat]",
+            ),
+            (
+                format!("a\n{pem}\nMIIE\n-----END RSA PRIVATE KEY-----\nb"),
+                "a\n[secret removed: private-key]\nb",
+            ),
+            (
+                format!("a\n{pem}\nMIIE"),
+                "a\n[secret removed: private-key]",
+            ),
+        ] {
+            assert_eq!(outgoing_text(&text), expected);
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) fn summarise(job: &mut Job, run: &Run, end: &RunEnd) {
         let note = format!(
             "The report of {} could not be read: {}",
             run.id,
-            text::one_line(problem)
+            report::outgoing_text(&text::one_line(problem))
         );
         job.summary = Some(match job.summary.take() {
             Some(summary) => format!("{summary}\n\n{note}"),

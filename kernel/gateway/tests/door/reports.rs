@@ -65,6 +65,23 @@ async fn reports_are_checked_before_they_are_taken() {
 }
 
 #[tokio::test]
+async fn a_report_with_a_secret_is_refused_and_kept_nowhere() {
+    let mut lab = Lab::with_run(NOWHERE, quick()).await;
+    let mut agent = lab.agent().await;
+    // No token of anybody, put together here so that nobody takes this file for a leak.
+    let token = format!("gh{}_{}", 'p', "aZ3kQ9xL7mB2vN8cT5rW1yH6jD4fS0gPqEuI");
+    let report = format!("{{\"summary\": \"x\", \"comments\": [\"I found {token}.\"]}}");
+    let got = agent.post(wire::PATH_REPORT, report).await;
+    assert_eq!(got.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let refusal: Refusal = serde_json::from_slice(&got.body).unwrap();
+    let says = "`comments[0]` holds a secret in line 1 (no secret: github-pat). Take it out";
+    assert!(refusal.error.starts_with(says), "{}", refusal.error);
+    assert!(!refusal.error.contains(&token), "{}", refusal.error);
+    assert_eq!(lab.inbox("r1-1"), []);
+    lab.stop().await;
+}
+
+#[tokio::test]
 async fn a_run_hands_in_a_bounded_number_of_reports() {
     let mut lab = Lab::with_run(NOWHERE, quick()).await;
     let mut agent = lab.agent().await;
