@@ -13,10 +13,12 @@ use crate::{
     sse::{self, Splitter},
     upstream,
 };
+use bytes::Bytes;
 use factory_core::{
     grant::{ModelGrant, Provider, WireApi},
     inbox::InboxEntry,
 };
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
@@ -37,6 +39,8 @@ const BODIES_KIB: u32 = 64 << 10;
 const AWAY_RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 /// Pieces of a stream that wait for a slow engine.
 const QUEUE: usize = 16;
+/// Bytes of a stream that are gathered before they go to the engine.
+const BATCH: usize = 4 << 10;
 
 /// Why a call is not taken any further after the run's END.
 const OVER: &str = "the run is over: nothing is accepted from it any more";
@@ -384,9 +388,17 @@ impl ModelCall {
         let mut splitter = Splitter::default();
         let mut silent_since = Instant::now();
         let mut quiet_since = Instant::now();
+        // How the stream ended, seen while what came before was gathered.
+        let mut end = None;
         loop {
+            let next = async {
+                match end.take() {
+                    Some(end) => end,
+                    None => provider.chunk().await,
+                }
+            };
             let piece = tokio::select! {
-                piece = provider.chunk() => piece,
+                piece = next => piece,
                 () = relay.pieces.closed() => {
                     self.heard = self.heard.max(1);
                     return Ended::Cut("the engine left".to_owned());
@@ -416,6 +428,7 @@ impl ModelCall {
                 Ok(Some(piece)) => {
                     silent_since = Instant::now();
                     splitter.feed(&piece);
+                    end = gather(&mut provider, &mut splitter).await;
                     loop {
                         match splitter.next() {
                             Ok(Some(event)) => {
@@ -494,6 +507,23 @@ impl ModelCall {
         relay.ready.extend_from_slice(&event.raw);
         None
     }
+}
+
+/// Feeds what has come already, up to [`BATCH`] bytes: events that go out together cost a
+/// fraction of what each costs alone. Waits for nothing. Gives the stream's end, if it was met.
+async fn gather(
+    provider: &mut reqwest::Response,
+    splitter: &mut Splitter,
+) -> Option<reqwest::Result<Option<Bytes>>> {
+    while splitter.waiting() < BATCH {
+        // The connection hands over one piece at a time, when it is its turn.
+        tokio::task::yield_now().await;
+        match provider.chunk().now_or_never()? {
+            Ok(Some(piece)) => splitter.feed(&piece),
+            end => return Some(end),
+        }
+    }
+    None
 }
 
 /// The usage of a call could not be written: its answer is not given either.

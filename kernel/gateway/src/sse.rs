@@ -40,6 +40,11 @@ impl Splitter {
         self.buffer.extend_from_slice(piece);
     }
 
+    /// Bytes that were fed and are in no event yet.
+    pub fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole event, if it is there.
     pub fn next(&mut self) -> Result<Option<Event>, EndlessEvent> {
         while self.seen < self.buffer.len() {
