@@ -8,7 +8,7 @@ TESTING := --workspace --features factory/failpoints
 # What people install, measured from outside.
 BENCHED := --package factory --package factory-agent --package factory-tests
 
-.PHONY: build install test demo record check bench fuzz sim soak soak-engines hostile
+.PHONY: build install test demo record check bench bench-peers fuzz sim soak soak-engines hostile
 
 build:
 	$(CARGO) build
@@ -47,6 +47,12 @@ bench:
 	sh tests/prepare
 	$(CARGO) build --release $(BENCHED) --bins
 	$(CARGO) bench $(BENCHED) --bench loop
+
+# The gateway beside another proxy in its place, which pip installs below target/.
+bench-peers:
+	sh tests/prepare
+	$(CARGO) build --release $(BENCHED) --bins
+	$(CARGO) bench $(BENCHED) --bench loop -- peers
 
 # What parsers, briefs and doors make of the bytes of others, as in `make test` but CASES
 # times each. What it finds is kept in proptest-regressions and played by every later run.

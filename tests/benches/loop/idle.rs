@@ -1,8 +1,12 @@
 //! What a factory costs that has nothing to do.
 
-use crate::{listen::Running, table::Table};
+use crate::{
+    listen::Running,
+    process::{Process, Thread},
+    table::Table,
+};
 use factory_tests::{Lab, processes};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 /// Threads for blocking work end after ten seconds without any.
 const SETTLE: Duration = Duration::from_secs(12);
@@ -12,66 +16,6 @@ const MOST: f64 = 0.1;
 /// Most wakes of all together in a minute: those of one safety reconcile, which
 /// comes every five minutes and asks the container engine once.
 const MOST_WAKES: f64 = 20.0;
-
-/// What one thread did so far.
-#[derive(Default, Clone, Copy)]
-struct Thread {
-    /// Nanoseconds on a core.
-    cpu: u64,
-    /// Times that it went to sleep by itself.
-    sleeps: u64,
-}
-
-struct Process {
-    dir: PathBuf,
-}
-
-impl Process {
-    fn file(&self, name: &str) -> String {
-        std::fs::read_to_string(self.dir.join(name)).unwrap()
-    }
-
-    /// A number after `label` in a file of `label: number [unit]` lines.
-    fn number(&self, file: &str, label: &str) -> u64 {
-        number(&self.file(file), label)
-    }
-
-    fn sleeps(&self) -> bool {
-        // After the name, which may hold anything, in brackets.
-        self.file("stat")
-            .rsplit(") ")
-            .next()
-            .unwrap()
-            .starts_with('S')
-    }
-
-    fn threads(&self) -> BTreeMap<String, Thread> {
-        let entries = std::fs::read_dir(self.dir.join("task")).unwrap();
-        let thread = |entry: std::fs::DirEntry| {
-            let read = |name| std::fs::read_to_string(entry.path().join(name)).unwrap();
-            let cpu = read("schedstat")
-                .split(' ')
-                .next()
-                .unwrap()
-                .parse()
-                .unwrap();
-            let sleeps = number(&read("status"), "voluntary_ctxt_switches");
-            (
-                entry.file_name().to_str().unwrap().to_owned(),
-                Thread { cpu, sleeps },
-            )
-        };
-        entries.map(|entry| thread(entry.unwrap())).collect()
-    }
-}
-
-fn number(text: &str, label: &str) -> u64 {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
-    let words = line.unwrap_or_else(|| panic!("no {label} in:\n{text}"));
-    words.split_whitespace().next().unwrap().parse().unwrap()
-}
 
 /// Runs whose agent waits, as for its model.
 const WAITS: &str = "cat >/dev/null\nexec sleep 100000\n";
@@ -115,9 +59,7 @@ fn watch(table: &mut Table, lab: &Lab, factory: &mut Running, title: &str) {
     .map(|(name, role)| {
         let found = all.iter().find(|p| p.is(role));
         let found = found.unwrap_or_else(|| panic!("no {role} among {all:?}"));
-        let process = Process {
-            dir: format!("/proc/{}", found.pid).into(),
-        };
+        let process = Process::of(found.pid);
         assert!(process.sleeps(), "the {name} does not sleep");
         let before = process.threads();
         (name, process, before)

@@ -1,8 +1,8 @@
 //! `make bench`: what a spawn costs beside the bare container engine, how soon each
 //! engine asks its model beside the same program without us, what a journalled
 //! step costs beside bare libgit2, how soon a killed factory has its agents back,
-//! what one costs that has nothing to do, and how much many short agents get done over few
-//! slots. Floors are measured in the same run, in turns with what stands beside
+//! what one costs that has nothing to do, what the gateway costs a model's stream, and how
+//! much many short agents get done over few slots. Floors are measured in the same run, in turns with what stands beside
 //! them: the ratios say something, the times only something of this machine.
 
 #![expect(
@@ -14,9 +14,12 @@ mod archive;
 mod bare;
 mod decide;
 mod engine;
+mod gateway;
 mod idle;
 mod life;
 mod listen;
+mod process;
+mod raw;
 mod recover;
 mod slots;
 mod spawn;
@@ -30,17 +33,21 @@ use table::Table;
 type Measure = fn(&mut Table);
 
 /// What is measured, in this order; names on the command line choose.
-const PARTS: [(&str, Measure); 9] = [
+const PARTS: [(&str, Measure); 10] = [
     ("state", state::measure),
     ("decide", decide::measure),
     ("idle", idle::measure),
     ("recover", recover::measure),
+    ("gateway", gateway::measure),
     ("command", spawn::command),
     ("slots", slots::measure),
     ("claude", engine::claude),
     ("codex", engine::codex),
     ("mini", engine::mini),
 ];
+
+/// What others do beside the same floor: only by name.
+const PEERS: (&str, Measure) = ("peers", gateway::peers);
 
 fn main() -> ExitCode {
     let asked: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +62,10 @@ fn main() -> ExitCode {
         if named.is_empty() || named.iter().any(|asked| *asked == name) {
             measure(&mut table);
         }
+    }
+    let (peers, measure) = PEERS;
+    if named.iter().any(|asked| *asked == peers) {
+        measure(&mut table);
     }
     print!("{table}");
     for line in table.exceeded() {

@@ -4,10 +4,10 @@
 use crate::{
     archive::Past,
     life::{self, ARCHIVING, STEPS},
+    raw::Raw,
     table::{Table, Values},
 };
 use factory_core::{
-    change::FileChange,
     event::{Command, Event, Now},
     ids::Oid,
     state::{Delta, State},
@@ -18,7 +18,7 @@ use factory_ledger::{
     places::Places,
     state::StateRepo,
 };
-use git2::{FileMode, Repository, Signature, build::TreeUpdateBuilder};
+use git2::Repository;
 use std::{path::Path, time::Instant};
 use tempfile::TempDir;
 
@@ -32,54 +32,6 @@ const ARCHIVED: u64 = 100_000;
 const MOST: f64 = 1.5;
 /// Most that a long past may add to a step.
 const GROWTH: f64 = 1.2;
-
-/// libgit2 with nothing around it, as durable as the state.
-struct Raw {
-    repository: Repository,
-}
-
-impl Raw {
-    fn make(dir: &Path) -> Self {
-        let made = Repository::init_bare(dir).unwrap();
-        let mut config = made.config().unwrap();
-        config.set_bool("core.fsyncObjectFiles", true).unwrap();
-        // Read when a repository is opened.
-        Self {
-            repository: Repository::open_bare(dir).unwrap(),
-        }
-    }
-
-    /// Leaves out what is to be removed and is not there, which libgit2 refuses.
-    fn possible(&self, changes: Vec<FileChange>) -> Vec<FileChange> {
-        let state = self.repository.find_reference("refs/state").unwrap();
-        let tree = state.peel_to_tree().unwrap();
-        let there = |path: &str| tree.get_path(Path::new(path)).is_ok();
-        let mut changes = changes;
-        changes.retain(|change| change.content.is_some() || there(&change.path));
-        changes
-    }
-
-    fn commit(&self, changes: &[FileChange], message: &str) {
-        let git = &self.repository;
-        let parent = git.find_reference("refs/state").unwrap();
-        let parent = parent.peel_to_commit().unwrap();
-        let mut update = TreeUpdateBuilder::new();
-        for change in changes {
-            match &change.content {
-                Some(bytes) => {
-                    let blob = git.blob(bytes).unwrap();
-                    update.upsert(change.path.as_str(), blob, FileMode::Blob)
-                }
-                None => update.remove(change.path.as_str()),
-            };
-        }
-        let tree = update.create_updated(git, &parent.tree().unwrap()).unwrap();
-        let tree = git.find_tree(tree).unwrap();
-        let who = Signature::now("bench", "bench@localhost").unwrap();
-        git.commit(Some("refs/state"), &who, &who, message, &tree, &[&parent])
-            .unwrap();
-    }
-}
 
 /// A state, and beside it bare libgit2 with the same files.
 struct Pair {

@@ -20,6 +20,13 @@ impl Values {
         (sorted[low] + sorted[high]) / 2.0
     }
 
+    /// The smallest value that this share of all does not exceed.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let sorted = self.sorted();
+        let at = (sorted.len() as f64 * share).ceil() as usize;
+        sorted[at.clamp(1, sorted.len()) - 1]
+    }
+
     /// Each beside its floor, which was measured in turns with it: whatever else
     /// the machine does falls on both.
     pub fn beside(&self, floor: &Self) -> Self {
