@@ -205,7 +205,7 @@ fn what_an_agent_writes_tells_nobody_and_points_at_nothing() {
     assert_eq!(said[0].1, "See ``o/r#7``, ``@org/team``. `@kept`");
     let told = "“ask `@bob`” is open already, as #2.";
     assert!(said.iter().any(|(_, text)| text.contains(told)), "{said:?}");
-    let pr = String::from_utf8(world.files["archive/prs/0/1.yaml"].clone()).unwrap();
+    let pr = String::from_utf8(world.files["archive/prs/0/1.md"].clone()).unwrap();
     assert!(pr.contains("As `@ann` said."), "{pr}");
     // What it handed in is kept as it was.
     let run = &archived_runs(&world)[&RunId {
