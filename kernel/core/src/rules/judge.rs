@@ -571,6 +571,14 @@ mod tests {
     }
 
     #[test]
+    fn a_long_line_hides_nothing_where_it_is_cut() {
+        let rules = rules("  - pattern: nowhere\n");
+        // The token begins in the first part of the line and ends in the second.
+        let text = format!("{} {}\n", "-".repeat((1 << 20) - 21), token());
+        assert_eq!(told(&rules, "a.min.js", &text, &[]).len(), 1);
+    }
+
+    #[test]
     fn pieces_are_judged_as_the_whole() {
         let rules = rules("  - pattern: bad\n");
         let (after, before) = (b"bad 1\nbad 2\nok\nbad 3", b"bad 2\nbad");
