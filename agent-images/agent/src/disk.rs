@@ -97,7 +97,8 @@ async fn look(
         last.fell = last.fell.saturating_add(last.free.saturating_sub(free));
         last.free = free;
         may_open = last.fell >= limit.saturating_sub(last.taken).max(limit / PART);
-        if !may_open && !(last.changed && last.at.elapsed() >= COUNT_EVERY) {
+        let is_due = last.changed && last.at.elapsed() >= COUNT_EVERY;
+        if !may_open && !is_due {
             return Ok(None);
         }
     }
