@@ -121,14 +121,19 @@ pub struct Secrets {
     pub allow_in: Globs,
 }
 
-/// What is protected by default: what decides over the factory's own work. A test holds that
-/// it can be read.
+/// What is protected by default: what decides over the factory's own work, and what later agents
+/// are told as rules, by the brief or by their engine. A test holds that it can be read.
 static PROTECTED: LazyLock<Globs> = LazyLock::new(|| {
     let globs = [
         ".github/workflows/**",
         "factory.yaml",
+        "intent/**",
         "principles/**",
         "prohibitions/**",
+        "postmortems/**",
+        "AGENTS.md",
+        "CLAUDE.md",
+        ".claude/**",
     ];
     Globs::new(globs).unwrap_or_default()
 });

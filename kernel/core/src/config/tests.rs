@@ -382,7 +382,10 @@ fn what_decides_over_the_work_is_protected_by_default() {
         ("factory.yaml", Some("factory.yaml")),
         ("principles/0001-a.md", Some("principles/**")),
         ("prohibitions/0001-a.md", Some("prohibitions/**")),
-        ("intent/a.md", None),
+        ("intent/a.md", Some("intent/**")),
+        ("postmortems/0001-a.md", Some("postmortems/**")),
+        ("docs/CLAUDE.md", Some("CLAUDE.md")),
+        (".claude/settings.json", Some(".claude/**")),
         ("src/a.rs", None),
     ] {
         assert_eq!(

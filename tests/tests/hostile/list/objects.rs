@@ -140,7 +140,7 @@ git push origin "$e:refs/heads/$(git branch --show-current)""#,
     },
     Attack {
         name: "break-prohibition",
-        tries: "pushes what a prohibition of the target enforces not to be",
+        tries: "pushes what a prohibition of the target forbids",
         script: r#"x=$(echo "FORBIDDEN-WORD" | git hash-object -w --stdin)
 e=$(evil HEAD "$(printf '100644 blob %s\tnotes\n' "$x" | with)"); echo "evil $e"
 git push origin "$e:refs/heads/$(git branch --show-current)"
