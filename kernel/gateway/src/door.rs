@@ -47,6 +47,9 @@ pub struct RunDoor {
     ended: AtomicBool,
     /// Reports that were taken.
     reports: AtomicUsize,
+    /// Held by whoever reads a report: it is searched for secrets, one at a time, beside the
+    /// connections of others.
+    reading: tokio::sync::Mutex<()>,
     /// What the run's model calls may have in memory.
     pub(crate) bodies: models::Bodies,
     pub(crate) git: git::Turns,
@@ -101,6 +104,7 @@ impl RunDoor {
             ending: AtomicBool::new(ended),
             ended: AtomicBool::new(ended),
             reports: AtomicUsize::new(reports),
+            reading: tokio::sync::Mutex::default(),
             bodies: models::Bodies::default(),
             git: git::Turns::default(),
             known: Mutex::default(),
@@ -254,9 +258,17 @@ async fn report(door: &Arc<RunDoor>, request: Request<Incoming>) -> Response<Bod
         Ok(bytes) => bytes,
         Err(refusal) => return *refusal,
     };
-    let json = match report::validate(door.grant().role, &bytes) {
-        Ok(json) => json,
-        Err(problem) => return http::refuse(StatusCode::UNPROCESSABLE_ENTITY, problem.to_string()),
+    let role = door.grant().role;
+    let read = {
+        let _one = door.reading.lock().await;
+        blocking(move || Ok(report::validate(role, &bytes))).await
+    };
+    let json = match read {
+        Ok(Ok(json)) => json,
+        Ok(Err(problem)) => {
+            return http::refuse(StatusCode::UNPROCESSABLE_ENTITY, problem.to_string());
+        }
+        Err(error) => return not_durable(door, &error),
     };
     // The run's END waits for this report, or comes before it.
     let _under_way = door.calls.token();
@@ -339,15 +351,17 @@ async fn end(door: Arc<RunDoor>, request: Request<Incoming>) -> Response<Body> {
 fn answer_when_durable(door: &RunDoor, written: Result<Oid, GatewayError>) -> Response<Body> {
     match written {
         Ok(_) => http::empty(StatusCode::NO_CONTENT),
-        Err(error) => {
-            let error = crate::error::chain(&error);
-            tracing::error!(run = %door.run, error, "an inbox entry was not written");
-            http::refuse(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the gateway could not make this durable; repeat the call",
-            )
-        }
+        Err(error) => not_durable(door, &error),
     }
+}
+
+fn not_durable(door: &RunDoor, error: &GatewayError) -> Response<Body> {
+    let error = crate::error::chain(error);
+    tracing::error!(run = %door.run, error, "an inbox entry was not written");
+    http::refuse(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the gateway could not make this durable; repeat the call",
+    )
 }
 
 /// The whole body, or the answer that refuses it.
