@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 
 /// Most objects of a push.
 const OBJECTS: u32 = 1_000_000;
-/// Most bytes that all of them have, unpacked.
+/// Most bytes that all of them have, unpacked, with the deltas that some are made by.
 const BYTES: u64 = 2 << 30;
 /// Most bytes of a commit, as far as it can be told from its pack.
 const COMMIT_BYTES: u64 = 1 << 20;
@@ -71,7 +71,7 @@ struct Reader<'a, R> {
 }
 
 impl<R: Read> Reader<'_, R> {
-    /// Reads one object; its size, unpacked.
+    /// Reads one object; its size, unpacked, with that of its delta.
     fn object(&mut self, bases: &mut Vec<[u8; 20]>, room: u64) -> Result<u64, InspectError> {
         if (self.stop)() {
             return Err(InspectError::Stopped);
@@ -109,10 +109,11 @@ impl<R: Read> Reader<'_, R> {
             }
             false => size,
         };
-        if made > limit || made > room {
+        let all = if is_made { size + made } else { size };
+        if made > limit || all > room {
             return Err(too_large(made, limit));
         }
-        Ok(made)
+        Ok(all)
     }
 
     /// Reads one zlib stream, which unpacks to `size` bytes; gives the first of them.
@@ -319,6 +320,13 @@ mod tests {
         let one = object(7, made.len() as u64, &[9; 20], &made);
         assert!(read(20, &one.repeat(20)).is_ok());
         let refused = read(21, &one.repeat(21)).unwrap_err();
+        assert!(refused.contains("unpacks to at most"), "{refused}");
+        // Deltas that make little are unpacked as well.
+        let long = [delta(1), vec![0; 30 << 20]].concat();
+        let long = object(7, long.len() as u64, &[9; 20], &long);
+        let both = |deltas: usize| [one.repeat(20), long.repeat(deltas)].concat();
+        assert!(read(21, &both(1)).is_ok());
+        let refused = read(22, &both(2)).unwrap_err();
         assert!(refused.contains("unpacks to at most"), "{refused}");
     }
 
