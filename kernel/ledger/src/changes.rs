@@ -7,14 +7,14 @@ mod objects;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use objects::{Contents, Objects, Raw};
+pub(crate) use objects::{Commit, Contents, Objects, Raw};
 
 use crate::repo::RepoError;
 use factory_core::ids::Oid;
 use git2::OdbObject;
 use objects::Entries;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Most directories that stand in each other.
 const DEPTH: usize = 128;
@@ -89,6 +89,22 @@ pub enum ChangesError {
         /// Its beginning.
         path: Vec<u8>,
     },
+    /// An entry has a mode that git does not write; it takes most of them for submodules.
+    #[error("an entry has the mode {mode:o}, which git does not write")]
+    Mode {
+        /// Where it is.
+        path: Vec<u8>,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A commit has more parents than may be.
+    #[error("the commit {commit} has more than {limit} parents")]
+    Parents {
+        /// The commit.
+        commit: Oid,
+        /// The limit.
+        limit: usize,
+    },
     /// Nobody waits for the result any more.
     #[error("the comparison was stopped")]
     Stopped,
@@ -130,9 +146,9 @@ impl Entry {
         self.mode & 0o170_000 == 0o120_000
     }
 
-    /// True for a submodule's commit.
+    /// True for a submodule's commit, and for what git takes for one.
     pub fn is_submodule(&self) -> bool {
-        self.mode & 0o170_000 == 0o160_000
+        !objects::is_file_or_link(self.mode)
     }
 }
 
@@ -148,10 +164,19 @@ pub struct FileChange<'a> {
     pub size: u64,
     /// The content was there before, at this path or another: it was renamed, or came back.
     pub known: bool,
+    /// It is a symbolic link that stood before, at this path or another.
+    pub is_known_link: bool,
     objects: &'a Objects,
 }
 
 impl FileChange<'_> {
+    /// What stood there before, each content once.
+    pub fn contents_before(&self) -> Vec<Entry> {
+        let mut seen = HashSet::new();
+        let all = self.before.iter().flatten();
+        all.filter(|entry| seen.insert(entry.id)).copied().collect()
+    }
+
     /// The content of one of its entries; none of one that is longer than `limit` bytes, and
     /// of a submodule.
     ///
@@ -196,6 +221,17 @@ pub(crate) trait Visitor {
 
     /// Where a tree or file comes from that differs.
     fn origin(&mut self, id: git2::Oid, path: &[u8]) -> Result<Origin, Self::Error>;
+
+    /// Judges the mode of an entry that differs, and that came with its tree. `has_stood`: the
+    /// same mode stood there.
+    fn mode(&mut self, _mode: u32, _has_stood: bool, _path: &[u8]) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Whether a symbolic link's target is one that stood before, as a link.
+    fn is_known_link(&mut self, _id: git2::Oid) -> Result<bool, Self::Error> {
+        Ok(false)
+    }
 
     /// An object that stands in one of the other trees, where these were looked into.
     fn stood(&mut self, _id: git2::Oid) {}
@@ -293,7 +329,7 @@ impl<'a> Walk<'a> {
             found.clear();
             for side in &mut then {
                 let taken = side.take(&first).map_err(|e| self.malformed(e))?;
-                if let Some(taken) = &taken {
+                if let Some(taken) = taken.as_ref().filter(|taken| taken.has_object()) {
                     visitor.stood(taken.id);
                 }
                 found.push(taken);
@@ -320,6 +356,10 @@ impl<'a> Walk<'a> {
             path.extend_from_slice(first.name);
             if path.len() > PATH_BYTES {
                 return Err(ChangesError::Depth { path: path.clone() }.into());
+            }
+            if let Some(raw) = present.filter(|_| place.origin == Origin::New) {
+                let has_stood = found.iter().flatten().any(|other| other.mode == raw.mode);
+                visitor.mode(raw.mode, has_stood, path)?;
             }
             if first.is_tree() {
                 let ids: Vec<_> = found.iter().map(|raw| raw.map(|raw| raw.id)).collect();
@@ -381,12 +421,18 @@ impl<'a> Walk<'a> {
                 return Err(ChangesError::Bytes { limit }.into());
             }
         }
+        let is_known_link = match after.filter(Entry::is_link) {
+            None => false,
+            Some(_) if place.origin == Origin::Known => true,
+            Some(link) => visitor.is_known_link(link.id)?,
+        };
         visitor.file(&FileChange {
             path,
             before: &before,
             after,
             size,
             known,
+            is_known_link,
             objects: self.objects,
         })
     }

@@ -13,6 +13,8 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+/// Most parents of a commit that is pushed; git's own merges of many have few.
+const PARENTS: usize = 64;
 /// Most commits of one walk.
 const COMMITS: usize = 10_000;
 
@@ -61,27 +63,29 @@ impl Incoming {
         Ok(header.map(|(_, kind)| kind.str()))
     }
 
-    /// The parents of a commit; none where it is too large to be read here, or no commit.
+    /// The parents of a commit, each once; none where it is too large to be read here, or no commit.
     pub fn parents(&self, commit: &Oid) -> Option<Vec<Oid>> {
         let commit = self.all.commit(self.id(commit).ok()?).ok().flatten()?;
-        let known = |parent: &git2::Oid| parent.to_string().parse().ok();
-        commit.parents.iter().map(known).collect()
+        let known = |parent: git2::Oid| parent.to_string().parse().ok();
+        commit.distinct_parents().into_iter().map(known).collect()
     }
 
     /// Whether `commit` is `ancestor` or descends from it; none where that takes a walk
     /// through much history, which is git's to make.
     pub fn holds(&self, commit: &Oid, ancestor: &Oid) -> Option<bool> {
-        let mut seen = BTreeSet::new();
+        let mut seen = BTreeSet::from([commit.clone()]);
         let mut next = VecDeque::from([commit.clone()]);
         while let Some(commit) = next.pop_front() {
             if commit == *ancestor {
                 return Some(true);
             }
-            if seen.len() == COMMITS {
-                return None;
+            for parent in self.parents(&commit)? {
+                if seen.insert(parent.clone()) {
+                    next.push_back(parent);
+                }
             }
-            if seen.insert(commit.clone()) {
-                next.extend(self.parents(&commit)?);
+            if seen.len() > COMMITS {
+                return None;
             }
         }
         Some(false)

@@ -5,7 +5,8 @@ use super::quarantine::Quarantine;
 use factory_ledger::changes::{ChangesError, Entry, FileChange};
 use std::io::Read;
 use std::process::{Child, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Most bytes of a file that are read at once; a larger one comes in pieces.
 const AT_ONCE: u64 = 16 << 20;
@@ -14,12 +15,40 @@ const PIECE: usize = 1 << 20;
 /// Files above this are read by one inspection at a time.
 const FREE: u64 = 1 << 20;
 
-/// Held by the one inspection that reads large files.
-static LARGE: Mutex<()> = Mutex::new(());
+/// Between two looks whether whoever waits for a turn may give up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The turn to read a file of `size` bytes; files that are small need none.
-pub(super) fn turn(size: u64) -> Option<MutexGuard<'static, ()>> {
-    (size > FREE).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner))
+/// Whether an inspection reads a large file.
+static IS_TAKEN: Mutex<bool> = Mutex::new(false);
+/// Told when it was read.
+static GIVEN_BACK: Condvar = Condvar::new();
+
+/// The turn to read a large file, until dropped.
+struct Turn;
+
+impl Turn {
+    /// Waits until no other large file is read.
+    fn take(stop: &dyn Fn() -> bool) -> Result<Self, InspectError> {
+        let mut taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if stop() {
+                return Err(InspectError::Stopped);
+            }
+            if !*taken {
+                *taken = true;
+                return Ok(Self);
+            }
+            let waited = GIVEN_BACK.wait_timeout(taken, LOOK_EVERY);
+            taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        GIVEN_BACK.notify_one();
+    }
 }
 
 /// Gives the content of `entry` to `take`, in one piece or in several.
@@ -30,6 +59,11 @@ pub(super) fn read(
     stop: &dyn Fn() -> bool,
     take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), InspectError> {
+    if stop() {
+        return Err(InspectError::Stopped);
+    }
+    let size = change.size_of(entry).map_err(ChangesError::Unread)?;
+    let _turn = (size > FREE).then(|| Turn::take(stop)).transpose()?;
     let content = change.content(entry, AT_ONCE);
     if let Some(content) = content.map_err(ChangesError::Unread)? {
         take(&content);
@@ -72,5 +106,24 @@ impl Drop for Reading {
         // It may have ended, and been collected.
         self.0.kill().ok();
         self.0.wait().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn who_waits_for_a_turn_may_give_up() {
+        let turn = Turn::take(&|| false).unwrap();
+        let looks = Cell::new(0);
+        let stop = || {
+            looks.set(looks.get() + 1);
+            looks.get() > 2
+        };
+        assert!(matches!(Turn::take(&stop), Err(InspectError::Stopped)));
+        drop(turn);
+        assert!(Turn::take(&|| false).is_ok());
     }
 }

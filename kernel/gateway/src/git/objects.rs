@@ -92,7 +92,7 @@ pub(super) async fn judge(
         let incoming = Incoming::open(&work.door.stores().door, &folder, &work.bases)?;
         let is_told = inspect::judge_objects(&incoming, &work.target, &work.new, &start)?;
         let brought = match is_told {
-            true => incoming.brings(&work.new, &known.settled)?,
+            true => incoming.brings(&work.new, &known.settled, &|| token.is_cancelled())?,
             false => None,
         };
         let looked = brought
@@ -263,6 +263,16 @@ impl From<ChangesError> for InspectError {
         let rule = match error {
             ChangesError::Stopped => return Self::Stopped,
             ChangesError::Unread(source) => return Self::Unread(source),
+            ChangesError::Parents { commit, limit } => {
+                return Self::Refused(PushRefusal::Parents { commit, limit });
+            }
+            ChangesError::Mode { path, mode } => {
+                let found = format!(
+                    "badFilemode: `{}` has the mode {mode:o}; git writes 40000, 100644, 100755, 120000 and 160000",
+                    path_shown(&path)
+                );
+                return Self::Refused(PushRefusal::Fsck { found: vec![found] });
+            }
             ChangesError::Entries { limit } => {
                 format!("a push changes at most {limit} files and directories")
             }

@@ -57,6 +57,14 @@ pub enum PushRefusal {
         /// The limit, and what is beyond it.
         rule: String,
     },
+    /// A commit with more parents than are read.
+    #[error("a commit has at most {limit} parents, and {commit} has more")]
+    Parents {
+        /// The commit.
+        commit: Oid,
+        /// The limit.
+        limit: usize,
+    },
     /// An object that is neither in the push nor in a history that the run may know.
     #[error(
         "a push brings what it names: {object}{} is not in it, nor in the history that this run began from", at(.path)
@@ -114,6 +122,7 @@ impl PushRefusal {
             Self::Moved { .. } => "the branch moved meanwhile",
             Self::ForeignCheckpoint { .. } => "not a checkpoint of this run",
             Self::TooLarge { .. } | Self::Bulk { .. } => "too large",
+            Self::Parents { .. } => "too many parents",
             Self::Foreign { .. } => "it names what it does not bring",
             Self::Identity { .. } => "not this run's commits",
             Self::Rules { .. } => "rules of the repository",
@@ -136,6 +145,7 @@ impl PushRefusal {
             | Self::ForeignCheckpoint { .. }
             | Self::TooLarge { .. }
             | Self::Bulk { .. }
+            | Self::Parents { .. }
             | Self::Foreign { .. }
             | Self::Identity { .. }
             | Self::NoRoom
@@ -158,6 +168,9 @@ impl PushRefusal {
             Self::Moved { .. } => "push again".to_owned(),
             Self::ForeignCheckpoint { start } => {
                 format!("commit the work on a history that goes on from {start}, then push again")
+            }
+            Self::Parents { .. } => {
+                "merge the branches one after the other, or a few at a time, instead of in this commit, then push again".to_owned()
             }
             Self::Foreign { .. } => {
                 "push again with a plain `git push` from this run's own repository".to_owned()

@@ -146,6 +146,9 @@ impl<'a> RunJudge<'a> {
     fn link(&mut self, path: &[u8], link: &Entry, change: &FileChange) -> Result<(), ChangesError> {
         let what = match change.content(link, LINK_BYTES)? {
             None => format!("a symbolic link's target has at most {LINK_BYTES} bytes"),
+            // It led there before, whatever its name is; a relative one leads elsewhere from
+            // another directory.
+            Some(target) if change.is_known_link && target.first() == Some(&b'/') => return Ok(()),
             Some(target) => match leads_out(path, &target) {
                 Some(why) => format!("a symbolic link to `{}` {why}", path_shown(&target)),
                 None => return Ok(()),
@@ -194,8 +197,8 @@ impl<'a> RunJudge<'a> {
     }
 
     fn contents(&mut self, rules: &Rules, change: &FileChange) -> Result<(), InspectError> {
-        let before = || change.before.iter().flatten();
-        let sizes = before().map(|entry| change.size_of(entry));
+        let before = change.contents_before();
+        let sizes = before.iter().map(|entry| change.size_of(entry));
         let sizes = sizes.collect::<Result<Vec<_>, RepoError>>()?;
         let size_before = sizes.into_iter().max();
         let changed = ChangedFile {
@@ -204,7 +207,6 @@ impl<'a> RunJudge<'a> {
             size_before,
             new_content: !change.known,
         };
-        let _turn = content::turn(change.size.max(size_before.unwrap_or_default()));
         let mut judge = rules.file(&changed);
         let path = String::from_utf8_lossy(change.path);
         let carries = may_carry_rules(&path) && change.after.is_some_and(|after| !after.is_link());
@@ -230,7 +232,7 @@ impl<'a> RunJudge<'a> {
             }
         }
         if judge.wants_before() {
-            for entry in before() {
+            for entry in &before {
                 judge.next_before();
                 content::read(self.quarantine, change, entry, self.stop, &mut |piece| {
                     judge.before(piece);
@@ -299,16 +301,15 @@ impl Judge for RunJudge<'_> {
         if keys.stand_in(&text).is_some() {
             self.find_key(place.clone(), None);
         }
-        let message = text.split_once("\n\n").map_or("", |(_, message)| message);
         let secrets =
-            find_secrets(message).map_err(|what| PushRefusal::Rules { found: vec![what] })?;
+            find_secrets(&text).map_err(|what| PushRefusal::Rules { found: vec![what] })?;
         for secret in secrets {
             self.find(Violation {
                 rule: format!("no secret: {}", secret.rule),
                 path: place.clone(),
                 line: None,
-                what: "a secret stands in its message".to_owned(),
-                advice: "Take it out of the message, and have it replaced where it is valid."
+                what: "a secret stands in its message or its header".to_owned(),
+                advice: "Take it out of the commit, and have it replaced where it is valid."
                     .to_owned(),
             });
         }

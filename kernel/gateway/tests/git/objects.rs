@@ -128,6 +128,13 @@ fn a_pack_made_by_hand_brings_in_nothing_of_another_run() {
     let new = names(&with_blob);
     let whole = [(1, stored("commit", &new)), (2, stored("tree", &with_blob))];
     tries.push((&branch, new, delta_pack(&whole, &blob, &delta)));
+    // As a submodule, whose commit is nobody's object, and as a directory beside it.
+    let submodule = format!("160000 commit {folder}\ta\n");
+    let beside = workspace.tree(&[submodule.clone(), format!("040000 tree {folder}\tb\n")]);
+    let root = workspace.tree(&[format!("040000 tree {beside}\twork\n")]);
+    let new = names(&root);
+    let pack = pack_of(&workspace, &[&new, &root, &beside]);
+    tries.push((CHECKPOINT, new, pack));
     for (at, (name, new, pack)) in tries.iter().enumerate() {
         let answer = send(&served, (start, new), name, pack);
         assert!(
@@ -136,6 +143,19 @@ fn a_pack_made_by_hand_brings_in_nothing_of_another_run() {
         );
         assert!(!answer.contains("secret"), "{answer}");
     }
+    // The same in two checkpoints, of which the first is nothing that a person would merge.
+    let work = workspace.tree(&[submodule]);
+    let root = workspace.tree(&[format!("040000 tree {work}\twork\n")]);
+    let first = names(&root);
+    let pack = pack_of(&workspace, &[&first, &root, &work]);
+    let answer = send(&served, (start, &first), CHECKPOINT, &pack);
+    assert!(answer.contains(&format!("ok {CHECKPOINT}")), "{answer}");
+    let root = workspace.tree(&[format!("040000 tree {with_folder}\twork\n")]);
+    let new = names(&root);
+    let pack = pack_of(&workspace, &[&new, &root, &with_folder]);
+    let answer = send(&served, (&first, &new), CHECKPOINT, &pack);
+    let refused = format!("ng {CHECKPOINT} it names what it does not bring");
+    assert!(answer.contains(&refused), "{answer}");
     // What is another run's as well is taken where it is brought.
     workspace.commit("same", SECRET.as_bytes());
     workspace.ok(&["push"]);
@@ -457,4 +477,108 @@ fn what_is_too_much_is_refused_by_its_limit() {
     );
     assert!(lab.pushes(RUN).is_empty());
     lab.assert_no_leftovers();
+}
+
+#[test]
+fn a_commit_has_a_bounded_number_of_parents() {
+    let (lab, _served, workspace) = served();
+    let start = lab.start.as_str();
+    let tree = workspace.ok(&["rev-parse", "HEAD^{tree}"]);
+    let many = workspace.commit_of(&tree, &[start; 65]);
+    let behind = workspace.commit_of(&tree, &[&many]);
+    let words = [
+        "too many parents",
+        "a commit has at most 64 parents, and ",
+        "merge the branches one after the other",
+    ];
+    for tip in [&many, &behind] {
+        for name in [format!("refs/heads/{BRANCH}"), CHECKPOINT.to_owned()] {
+            workspace.refused(&["push", "origin", &format!("+{tip}:{name}")], &words);
+        }
+    }
+    let most = workspace.commit_of(&tree, &[start; 64]);
+    workspace.ok(&["push", "origin", &format!("{most}:refs/heads/{BRANCH}")]);
+    assert_eq!(lab.pushes(RUN).len(), 1);
+    lab.assert_no_leftovers();
+}
+
+/// A tree of one entry, whatever its mode.
+fn tree_of(workspace: &Workspace, mode: &str, name: &str, id: &str) -> String {
+    let mut bytes = format!("{mode} {name}\0").into_bytes();
+    bytes.extend((0..20).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap()));
+    workspace.object("tree", &bytes)
+}
+
+#[test]
+fn what_git_takes_for_a_submodule_is_refused_by_its_mode() {
+    let (mut lab, _served, workspace) = served();
+    let start = lab.start.as_str();
+    let blob = workspace.object("blob", b"x");
+    let tree = workspace.tree(&[format!("100644 blob {blob}\tx\n")]);
+    for (mode, id) in [
+        ("10000", start),
+        ("60000", start),
+        ("140000", start),
+        ("100600", &blob),
+        ("100664", &blob),
+        ("40755", &tree),
+    ] {
+        let odd = tree_of(&workspace, mode, "odd", id);
+        let checkpoint = workspace.tree(&[format!("040000 tree {odd}\twork\n")]);
+        for (tree, name, path) in [
+            (&odd, format!("refs/heads/{BRANCH}"), "odd"),
+            (&checkpoint, CHECKPOINT.to_owned(), "work/odd"),
+            (&odd, CHECKPOINT.to_owned(), "odd"),
+        ] {
+            let new = workspace.commit_of(tree, &[start]);
+            let word = format!("badFilemode: `{path}` has the mode {mode}");
+            let push = format!("+{new}:{name}");
+            workspace.refused(&["push", "origin", &push], &["fsck failed", &word]);
+        }
+    }
+    assert!(lab.pushes(RUN).is_empty());
+    // What old versions of git wrote stays as it was.
+    let user = Workspace { path: lab.user() };
+    let file =
+        |of: &Workspace, text: &[u8]| tree_of(of, "100664", "file", &of.object("blob", text));
+    let old = user.commit_of(&file(&user, b"old"), &[start]);
+    user.ok(&["update-ref", "refs/heads/main", &old]);
+    lab.start = lab.target_moved();
+    let served = lab.serve(OTHER, Some("factory/2-other"));
+    let others = lab.workspace(&served, "factory/2-other");
+    let new = others.commit_of(&file(&others, b"new"), &[&old]);
+    others.ok(&[
+        "push",
+        "origin",
+        &format!("{new}:refs/heads/factory/2-other"),
+    ]);
+    assert_eq!(lab.pushes(OTHER).len(), 1);
+}
+
+#[test]
+fn a_link_of_the_target_may_be_renamed_and_none_is_made_of_it() {
+    let (mut lab, _served, workspace) = served();
+    let user = Workspace { path: lab.user() };
+    std::fs::create_dir_all(user.path.join("a/b")).unwrap();
+    std::os::unix::fs::symlink("/etc/hosts", user.path.join("link")).unwrap();
+    std::os::unix::fs::symlink("../../file", user.path.join("a/b/up")).unwrap();
+    user.commit("text", b"/etc/passwd");
+    drop(workspace);
+    lab.start = lab.target_moved();
+    let served = lab.serve(OTHER, Some("factory/2-other"));
+    let others = lab.workspace(&served, "factory/2-other");
+    let start = lab.start.as_str();
+    // The text of a file becomes a link; one that stayed within leads out from elsewhere.
+    for (kind, from) in [("text", "text"), ("up", "a/b/up")] {
+        let id = others.ok(&["rev-parse", &format!("HEAD:{from}")]);
+        let tree = others.tree(&[format!("120000 blob {id}\t{kind}\n")]);
+        let new = others.commit_of(&tree, &[start]);
+        let push = format!("{new}:refs/heads/factory/2-other");
+        let word = format!("{kind}: a symbolic link to ");
+        others.refused(&["push", "origin", &push], &["leads out", &word]);
+    }
+    others.ok(&["mv", "link", "renamed"]);
+    others.ok(&["commit", "-q", "-m", "renamed"]);
+    others.ok(&["push"]);
+    assert_eq!(lab.pushes(OTHER).len(), 1);
 }

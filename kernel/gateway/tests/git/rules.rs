@@ -85,8 +85,18 @@ fn what_breaks_a_rule_is_refused_with_rule_file_and_line() {
         "-m",
         &format!("the token {token}"),
     ]);
-    workspace.refused(&["push"], &["a secret stands in its message (no secret: "]);
+    let words = ["a secret stands in its message or its header (no secret: "];
+    workspace.refused(&["push"], &words);
     workspace.ok(&["reset", "-q", "--hard", start]);
+    let text = workspace.fed(&["cat-file", "commit", start], b"");
+    let text = String::from_utf8(text).unwrap();
+    let text = text.replacen("\n\n", &format!("\nnote {token}\n\n"), 1);
+    let lines = text.lines().filter(|line| !line.starts_with("parent "));
+    let lines: Vec<_> = lines.collect();
+    let text = format!("{}\nparent {start}\n{}\n", lines[0], lines[1..].join("\n"));
+    let new = workspace.object("commit", text.as_bytes());
+    let push = format!("{new}:refs/heads/{BRANCH}");
+    workspace.refused(&["push", "origin", &push], &words);
     assert!(lab.pushes(RUN).is_empty());
 
     // What was there before is nobody's to mend: other lines, and the same under another name.

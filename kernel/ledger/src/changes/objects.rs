@@ -97,6 +97,7 @@ impl Objects {
         };
         let part = |raw: Raw| Part {
             name: raw.name.to_vec(),
+            mode: raw.mode,
             is_tree: raw.is_tree(),
             id: raw.id,
         };
@@ -158,6 +159,13 @@ impl Objects {
 }
 
 impl Commit {
+    /// Its parents in their order, each once, however often it names them.
+    pub(crate) fn distinct_parents(&self) -> Vec<git2::Oid> {
+        let mut seen = HashSet::new();
+        let parents = self.parents.iter().copied();
+        parents.filter(|parent| seen.insert(*parent)).collect()
+    }
+
     fn read(text: &[u8]) -> Option<Self> {
         let id = |hex: &[u8]| git2::Oid::from_str(std::str::from_utf8(hex.get(..40)?).ok()?).ok();
         let mut lines = text.split(|byte| *byte == b'\n');
@@ -181,8 +189,18 @@ pub(crate) struct Raw<'t> {
 }
 
 impl Raw<'_> {
+    /// True where it names an object that comes with its tree; every other mode is a
+    /// submodule's commit to git.
+    pub(crate) fn has_object(&self) -> bool {
+        self.is_tree() || is_file_or_link(self.mode)
+    }
+
     pub(crate) fn is_tree(&self) -> bool {
         self.mode & 0o170_000 == 0o040_000
+    }
+
+    fn is_link(&self) -> bool {
+        self.mode & 0o170_000 == 0o120_000
     }
 
     /// How git sorts entries: a directory as if its name ended with a slash.
@@ -201,10 +219,16 @@ impl Raw<'_> {
     }
 }
 
+/// What git takes for a submodule is neither, nor a directory.
+pub(super) fn is_file_or_link(mode: u32) -> bool {
+    matches!(mode & 0o170_000, 0o100_000 | 0o120_000)
+}
+
 /// An entry of a tree that outlives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: Vec<u8>,
+    pub(crate) mode: u32,
     pub(crate) is_tree: bool,
     pub(crate) id: git2::Oid,
 }
@@ -252,6 +276,8 @@ impl<'t> Iterator for Entries<'t> {
 /// The trees and files that some trees hold, themselves among them.
 pub(crate) struct Contents {
     ids: HashSet<git2::Oid>,
+    /// The targets of symbolic links among them.
+    links: HashSet<git2::Oid>,
 }
 
 impl Contents {
@@ -262,6 +288,7 @@ impl Contents {
         stop: &dyn Fn() -> bool,
     ) -> Result<Self, ChangesError> {
         let mut ids = HashSet::new();
+        let mut links = HashSet::new();
         let mut next = roots.to_vec();
         while let Some(tree) = next.pop() {
             if stop() {
@@ -276,19 +303,26 @@ impl Contents {
             for raw in Entries::of(tree.data()) {
                 let raw = raw.map_err(|e| objects.unread(e))?;
                 if ids.len() + next.len() >= CONTENTS {
-                    return Ok(Self { ids });
+                    return Ok(Self { ids, links });
                 }
                 if raw.is_tree() {
                     next.push(raw.id);
-                } else {
+                } else if raw.has_object() {
                     ids.insert(raw.id);
+                    if raw.is_link() {
+                        links.insert(raw.id);
+                    }
                 }
             }
         }
-        Ok(Self { ids })
+        Ok(Self { ids, links })
     }
 
     pub(crate) fn has(&self, id: git2::Oid) -> bool {
         self.ids.contains(&id)
+    }
+
+    pub(crate) fn has_link(&self, id: git2::Oid) -> bool {
+        self.links.contains(&id)
     }
 }

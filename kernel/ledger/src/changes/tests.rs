@@ -3,7 +3,7 @@
 use super::*;
 use git2::{ObjectType, Repository};
 use proptest::{collection::vec, prelude::*};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 
 /// A repository of objects.
@@ -110,6 +110,8 @@ impl Visitor for Lines {
             None => "none".to_owned(),
         };
         let before: Vec<_> = change.before.iter().map(shown).collect();
+        let there: BTreeSet<_> = change.before.iter().flatten().map(Entry::id).collect();
+        assert_eq!(change.contents_before().len(), there.len());
         let known = if change.known { " known" } else { "" };
         self.lines.push(format!(
             "{path}: {} -> {}{known}",

@@ -3,9 +3,8 @@
 //! `door.git` holds the objects of all runs, and a pack made by hand may name any of them. So
 //! what a run pushes has to come with its push, or to be in a history that the run may know.
 
-use super::{COMMITS, Incoming};
-use crate::changes::{Bounds, ChangesError, Contents, FileChange, Origin, Visitor, Walk};
-use crate::repo::RepoError;
+use super::{COMMITS, Incoming, PARENTS};
+use crate::changes::{Bounds, ChangesError, Commit, Contents, FileChange, Origin, Visitor, Walk};
 use factory_core::ids::Oid;
 use factory_core::wire::CHECKPOINT_WORK;
 use std::collections::{HashMap, HashSet};
@@ -101,8 +100,14 @@ impl Incoming {
     /// has to list them, since some were there before, or since they are many.
     ///
     /// # Errors
-    /// [`RepoError::Objects`].
-    pub fn brings(&self, new: &Oid, there: &[Oid]) -> Result<Option<Vec<Oid>>, RepoError> {
+    /// [`ChangesError::Unread`], [`ChangesError::Stopped`], and [`ChangesError::Parents`] of a
+    /// commit that it brings.
+    pub fn brings(
+        &self,
+        new: &Oid,
+        there: &[Oid],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Oid>>, ChangesError> {
         let there = there.iter().map(|oid| self.id(oid));
         let there = there.collect::<Result<HashSet<_>, _>>()?;
         let mut seen = HashSet::new();
@@ -116,11 +121,16 @@ impl Incoming {
             if brought.len() == COMMITS || !self.brings_object(id) || self.before.has(id) {
                 return Ok(None);
             }
+            if stop() {
+                return Err(ChangesError::Stopped);
+            }
             let Some(commit) = self.all.commit(id)? else {
                 return Ok(None);
             };
-            brought.extend(id.to_string().parse());
-            next.extend(commit.parents);
+            let oid = self.oid(id)?;
+            let parents = few_parents(&oid, &commit)?;
+            brought.push(oid);
+            next.extend(parents.into_iter().filter(|parent| !seen.contains(parent)));
         }
         Ok(Some(brought))
     }
@@ -163,7 +173,11 @@ impl Incoming {
             judge,
         };
         let mut commits = Vec::with_capacity(brought.len());
+        let mut trees = HashMap::new();
         for id in &brought {
+            if stop() {
+                return Err(ChangesError::Stopped.into());
+            }
             let text = self.all.commit_text(*id).map_err(ChangesError::Unread)?;
             let oid = self.oid(*id)?;
             bringing
@@ -171,26 +185,39 @@ impl Incoming {
                 .commit(&oid, text.as_ref().map(|text| text.data()))?;
             let commit = self.all.commit(*id).map_err(ChangesError::Unread)?;
             let commit = commit.ok_or(ChangesError::Compared)?;
+            let parents = few_parents(&oid, &commit)?;
+            trees.insert(*id, commit.tree);
             // From where contents may come back.
-            let known = commit.parents.iter().filter(|parent| !new.contains(parent));
+            let known = parents.iter().filter(|parent| !new.contains(parent));
             bringing.there.extend(known);
-            commits.push((oid, commit));
+            commits.push((oid, commit.tree, parents));
         }
         let mut walk = Walk::new(&self.all, bounds, stop);
         // The oldest first: what it brings, those that follow may move.
-        for ((oid, commit), id) in commits.into_iter().zip(&brought).rev() {
+        for ((oid, tree, named), id) in commits.into_iter().zip(&brought).rev() {
             bringing.commit = oid;
             bringing.is_own = self.brings_object(*id);
-            let parents = commit.parents.iter();
-            let parents = parents.map(|id| self.all.tree_of(*id).map(Some));
-            let parents = parents.collect::<Result<Vec<_>, RepoError>>();
-            let parents = parents.map_err(ChangesError::Unread)?;
+            let mut parents = Vec::with_capacity(named.len());
+            for parent in named {
+                if stop() {
+                    return Err(ChangesError::Stopped.into());
+                }
+                let tree = match trees.get(&parent) {
+                    Some(tree) => *tree,
+                    None => {
+                        let tree = self.all.tree_of(parent).map_err(ChangesError::Unread)?;
+                        trees.insert(parent, tree);
+                        tree
+                    }
+                };
+                parents.push(Some(tree));
+            }
             match form {
                 Form::Checkpoint { earlier } if brought.first() == Some(id) => {
-                    self.checkpoint(&mut walk, commit.tree, &parents, earlier, &mut bringing)?;
+                    self.checkpoint(&mut walk, tree, &parents, earlier, &mut bringing)?;
                 }
                 Form::Branch | Form::Checkpoint { .. } => {
-                    walk.compare(commit.tree, &parents, b"", &mut bringing)?;
+                    walk.compare(tree, &parents, b"", &mut bringing)?;
                 }
             }
         }
@@ -222,6 +249,7 @@ impl Incoming {
             return Ok(());
         }
         for part in parts(tree)?.ok_or(ChangesError::Compared)? {
+            bringing.mode(part.mode, false, &part.name)?;
             let before = known
                 .iter()
                 .filter(|other| other.name == part.name && other.is_tree == part.is_tree);
@@ -248,6 +276,18 @@ impl Incoming {
         let wrong = |_| git2::Error::from_str("an object has no name of 40 digits");
         Ok(oid.map_err(|e| self.all.unread(wrong(e)))?)
     }
+}
+
+/// The parents of a pushed commit, each once: one that names thousands would have each of
+/// them read and compared.
+fn few_parents(oid: &Oid, commit: &Commit) -> Result<Vec<git2::Oid>, ChangesError> {
+    if commit.parents.len() > PARENTS {
+        return Err(ChangesError::Parents {
+            commit: oid.clone(),
+            limit: PARENTS,
+        });
+    }
+    Ok(commit.distinct_parents())
 }
 
 /// One push, while it is compared with what was there.
@@ -321,6 +361,24 @@ impl<J: Judge> Visitor for Bringing<'_, J> {
         Ok(Origin::Unsure)
     }
 
+    fn mode(&mut self, mode: u32, has_stood: bool, path: &[u8]) -> Result<(), J::Error> {
+        match mode {
+            0o040_000 | 0o100_644 | 0o100_755 | 0o120_000 | 0o160_000 => Ok(()),
+            // Old versions of git wrote it.
+            0o100_664 if has_stood => Ok(()),
+            _ => {
+                let path = path.to_vec();
+                Err(ChangesError::Mode { path, mode }.into())
+            }
+        }
+    }
+
+    fn is_known_link(&mut self, id: git2::Oid) -> Result<bool, J::Error> {
+        self.stands(id)?;
+        let contents = self.contents.as_ref();
+        Ok(contents.is_some_and(|contents| contents.has_link(id)))
+    }
+
     fn stood(&mut self, id: git2::Oid) {
         if !self.wanted.is_empty() {
             self.wanted.remove(&id);
@@ -329,7 +387,9 @@ impl<J: Judge> Visitor for Bringing<'_, J> {
 
     fn file(&mut self, change: &FileChange) -> Result<(), J::Error> {
         self.judge.file(&self.commit, change)?;
-        self.judged.extend(change.after.map(|after| after.id()));
+        // A submodule's commit is no object of the push: under its name anything could come in.
+        let file = change.after.filter(|after| !after.is_submodule());
+        self.judged.extend(file.map(|file| file.id()));
         Ok(())
     }
 }
