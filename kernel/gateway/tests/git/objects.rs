@@ -144,7 +144,7 @@ fn a_pack_made_by_hand_brings_in_nothing_of_another_run() {
         assert!(!answer.contains("secret"), "{answer}");
     }
     // The same in two checkpoints, of which the first is nothing that a person would merge.
-    let work = workspace.tree(&[submodule]);
+    let work = workspace.tree(&[submodule, format!("160000 commit {blob}\tz\n")]);
     let root = workspace.tree(&[format!("040000 tree {work}\twork\n")]);
     let first = names(&root);
     let pack = pack_of(&workspace, &[&first, &root, &work]);
@@ -153,9 +153,18 @@ fn a_pack_made_by_hand_brings_in_nothing_of_another_run() {
     let root = workspace.tree(&[format!("040000 tree {with_folder}\twork\n")]);
     let new = names(&root);
     let pack = pack_of(&workspace, &[&new, &root, &with_folder]);
-    let answer = send(&served, (&first, &new), CHECKPOINT, &pack);
+    let mut tries = vec![(new, pack)];
+    // And what is made from the secret.
+    let root = workspace.tree(&[format!("040000 tree {tree}\twork\n")]);
+    let new = names(&root);
+    let whole = [("commit", &new), ("tree", &root), ("tree", &tree)];
+    let whole = whole.map(|(kind, id)| (if kind == "tree" { 2 } else { 1 }, stored(kind, id)));
+    tries.push((new, delta_pack(&whole, &blob, &delta)));
     let refused = format!("ng {CHECKPOINT} it names what it does not bring");
-    assert!(answer.contains(&refused), "{answer}");
+    for (new, pack) in &tries {
+        let answer = send(&served, (&first, new), CHECKPOINT, pack);
+        assert!(answer.contains(&refused), "{answer}");
+    }
     // What is another run's as well is taken where it is brought.
     workspace.commit("same", SECRET.as_bytes());
     workspace.ok(&["push"]);
