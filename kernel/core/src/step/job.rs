@@ -6,6 +6,8 @@ use crate::{
     event::Refusal,
     ids::{IssueNo, Oid, PrNo},
     model::{Checked, Issue, Job, NEEDS_HUMAN, Pr, PrState, Seconds, Stage},
+    report::{outgoing_output, outgoing_text},
+    text,
 };
 
 /// Author of what the kernel itself writes.
@@ -90,26 +92,33 @@ pub(super) fn to_check(tx: &mut Tx<'_>, mut job: Job, commit: Oid) -> Result<Str
 }
 
 /// A person must look: label, the whole story as a comment, pull request back at its gate.
+/// Reason and story quote what runs wrote and printed. The first line of the reason is a
+/// sentence, and what follows it is shown as it is.
 pub(super) fn needs_human(tx: &mut Tx<'_>, mut job: Job, why: &str) -> Result<String, Refusal> {
-    let mut text = format!("This needs a person. {why}\n");
+    let (reason, output) = why.split_once('\n').unwrap_or((why, ""));
+    let mut comment = format!("This needs a person. {}\n", outgoing_text(reason));
+    if !output.trim().is_empty() {
+        comment.push_str(&format!("\n{}", outgoing_output(output)));
+    }
     if !job.story.is_empty() {
-        text.push_str("\nWhat happened so far:\n");
+        comment.push_str("\nWhat happened so far:\n");
         for line in &job.story {
-            text.push_str(&format!("- {line}\n"));
+            comment.push_str(&format!("- {}\n", outgoing_text(line)));
         }
     }
-    text.push_str(&format!(
+    comment.push_str(&format!(
         "\nThe work is on the branch `{}`. `factory issue approve {}` tries again from there; comments on this issue are read by the next run.\n",
         job.branch, job.issue
     ));
-    tx.comment(job.issue, FACTORY, text)?;
+    tx.comment(job.issue, FACTORY, comment)?;
     let mut issue = tx.issue(job.issue)?;
     label(&mut issue, NEEDS_HUMAN);
     tx.put_issue(issue);
     if let Some(pr) = job.pr {
         let mut pr = tx.pr(pr)?;
         pr.state = PrState::Ready;
-        pr.note = Some(format!("needs a person: {}", crate::text::one_line(why)));
+        let why = outgoing_text(&text::one_line(why));
+        pr.note = Some(format!("needs a person: {why}"));
         tx.put_pr(pr);
     }
     job.stage = Stage::NeedsHuman;

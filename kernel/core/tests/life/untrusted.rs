@@ -5,6 +5,7 @@
 mod brief;
 mod engines;
 mod kept;
+mod needs_human;
 mod rules;
 mod text;
 
