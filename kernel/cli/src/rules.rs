@@ -5,7 +5,7 @@ use factory_core::{
     brief::INTENT_DIRS,
     config::Config,
     ids::Oid,
-    rules::{ChangedFile, Findings, Globs, PROHIBITIONS, Rules, Violation},
+    rules::{ChangedFile, Findings, Globs, PROHIBITIONS, Rules, ToldPaths, Violation},
 };
 use factory_ledger::{
     changes::{Bounds, ChangesError, FileChange},
@@ -13,26 +13,53 @@ use factory_ledger::{
     repo::RepoError,
     user::UserRepo,
 };
+use std::collections::BTreeMap;
 
 /// Most bytes of the intent layer, which is read as a whole.
-pub const INTENT_LIMIT: u64 = 4 << 20;
+const INTENT_LIMIT: u64 = 4 << 20;
 /// Most bytes of a file that is judged, as of one that is pushed.
 const FILE_LIMIT: u64 = Bounds::PUSH.file;
 
-/// The rules of a commit of the target.
+/// A repository that a commit's files are read from.
+pub trait Commits {
+    /// All files below `dirs`, by path.
+    fn files(
+        &self,
+        commit: &Oid,
+        dirs: &[&str],
+        limit: u64,
+    ) -> Result<BTreeMap<String, Vec<u8>>, RepoError>;
+}
+
+impl Commits for UserRepo {
+    fn files(
+        &self,
+        commit: &Oid,
+        dirs: &[&str],
+        limit: u64,
+    ) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+        self.read_files(commit, dirs, limit)
+    }
+}
+
+impl Commits for DoorRepo {
+    fn files(
+        &self,
+        commit: &Oid,
+        dirs: &[&str],
+        limit: u64,
+    ) -> Result<BTreeMap<String, Vec<u8>>, RepoError> {
+        self.read_files(commit, dirs, limit)
+    }
+}
+
+/// The rules of a commit. Only its prohibitions are read: whatever else the intent layer holds,
+/// something can be judged.
 ///
 /// # Errors
 /// Of [`Class::Config`] where one cannot be read: nothing is to pass then.
-pub fn read(user: &UserRepo, commit: &Oid, config: &Config) -> Result<Rules, Failure> {
-    let files = match user.read_files(commit, &INTENT_DIRS, INTENT_LIMIT) {
-        Err(error @ RepoError::TooLarge { .. }) => {
-            return Err(Failure::of(Class::Config, error).help(format!(
-                "make the files of {} smaller",
-                INTENT_DIRS.join(", ")
-            )));
-        }
-        files => files?,
-    };
+pub fn read(from: &impl Commits, commit: &Oid, config: &Config) -> Result<Rules, Failure> {
+    let files = below(from, commit, &[PROHIBITIONS])?;
     Rules::read(&files, &config.secrets.allow_in).map_err(|error| {
         let place = error.place();
         let what = format!("{place} (commit {}): {}", commit.short(), error.what);
@@ -40,12 +67,37 @@ pub fn read(user: &UserRepo, commit: &Oid, config: &Config) -> Result<Rules, Fai
     })
 }
 
+/// The files of a commit's intent layer, by path.
+///
+/// # Errors
+/// Of [`Class::Config`] where it is too large: no run can be told of it then.
+pub fn intent_layer(
+    from: &impl Commits,
+    commit: &Oid,
+) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+    below(from, commit, &INTENT_DIRS)
+}
+
+fn below(
+    from: &impl Commits,
+    commit: &Oid,
+    dirs: &[&str],
+) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
+    match from.files(commit, dirs, INTENT_LIMIT) {
+        Err(error @ RepoError::TooLarge { .. }) => {
+            let help = format!("make the files of {} smaller", dirs.join(", "));
+            Err(Failure::of(Class::Config, error).help(help))
+        }
+        files => Ok(files?),
+    }
+}
+
 /// What came of judging a merge.
 pub struct Judged {
     /// What breaks a rule.
     pub findings: Findings,
     /// Changed paths that only a person may merge.
-    pub protected: Vec<String>,
+    pub protected: ToldPaths,
 }
 
 /// Judges what a merge changes in the target. The inner error says why it cannot be judged,
@@ -59,12 +111,11 @@ pub fn judge(
 ) -> Result<Result<Judged, String>, Failure> {
     let mut judged = Judged {
         findings: Findings::default(),
-        protected: Vec::new(),
+        protected: ToldPaths::default(),
     };
     let walked = door.each_change(target, merge, Bounds::MERGE, &|| false, |change| {
         if protected.is_match(change.path) {
-            let path = String::from_utf8_lossy(change.path).into_owned();
-            judged.protected.push(path);
+            judged.protected.add(change.path);
         }
         judged.findings.append(judge_file(rules, change)?);
         Ok::<(), ChangesError>(())
@@ -117,7 +168,6 @@ fn judge_file(rules: &Rules, change: &FileChange<'_>) -> Result<Findings, RepoEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     fn rules(text: &str) -> Rules {
         let files = BTreeMap::from([("prohibitions/0001-x.md".to_owned(), text)]);

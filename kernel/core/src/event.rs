@@ -5,6 +5,7 @@ use crate::{
     ids::{IssueNo, Oid, PrNo, RunId},
     inbox::InboxEntry,
     model::{ContainerExit, Ending, KernelId, Machine, PrState, Purpose, Seconds},
+    rules::ToldPaths,
 };
 
 /// The time of an event: UTC, given by the shell.
@@ -321,7 +322,7 @@ pub enum MergeResult {
         /// Work tree that has the target checked out.
         worktree: Option<String>,
         /// Changed paths that only a person may merge.
-        protected: Vec<String>,
+        protected: ToldPaths,
     },
     /// It breaks rules that the target enforces.
     Forbidden {

@@ -119,7 +119,7 @@ pub fn event(k: u64, number: u64, pr: u64) -> Event {
                 merge,
                 tree_is_heads: true,
                 worktree: None,
-                protected: Vec::new(),
+                protected: factory_core::rules::ToldPaths::default(),
             },
         },
         15 => Event::EffectDone {

@@ -1,7 +1,10 @@
 //! What a merge is judged by: the target's prohibitions, and paths that only a person may merge.
 
 use crate::{GREETED, GREETER, subjects};
-use factory_core::{ids::PrNo, model::PrState};
+use factory_core::{
+    ids::PrNo,
+    model::{PrState, Purpose, RunState},
+};
 use factory_tests::Lab;
 
 /// Greets, and more politely once it is told that a rule forbids its word.
@@ -122,4 +125,97 @@ fn while_a_rule_cannot_be_read_nothing_begins() {
     let ended = lab.until_idle();
     assert_eq!(ended.code, 4, "{}", ended.text());
     assert!(ended.text().contains(NO_HELLO_FILE), "{}", ended.text());
+}
+
+/// A check that works until it is let go.
+const HELD: &str = "checks: [\"until test -e /tmp/go; do sleep 0.1; done\"]\n";
+
+#[test]
+fn what_is_protected_while_the_checks_work_waits_for_a_person() {
+    let lab = Lab::new();
+    let gates = "gates: {issues: auto, merge: auto}\n";
+    lab.scripted(GREETER, &format!("{HELD}{gates}"));
+    let mut start = lab.start(&[], &[]);
+    lab.ok(&["issue", "new", "--title", "Greet people"]);
+    start.until("the check works", |state| {
+        let mut runs = state.runs.values();
+        let works = |run: &factory_core::model::Run| {
+            run.purpose == Purpose::Check && matches!(run.state, RunState::Running { .. })
+        };
+        state.runs.len() == 1 && runs.all(works)
+    });
+    let config = lab.read("factory.yaml");
+    lab.write(
+        "factory.yaml",
+        &format!("{config}protected: [greeting.txt]\n"),
+    );
+    lab.commit("Protect the greeting");
+    lab.inside("touch /tmp/go");
+    start.until("the merge is judged", |state| {
+        let judged = |pr: &factory_core::model::Pr| {
+            pr.note.is_some() || matches!(pr.state, PrState::Testing { .. })
+        };
+        state.prs.values().any(judged)
+    });
+    let pr = &lab.state().prs[&PrNo(1)];
+    assert_eq!(pr.state, PrState::Ready);
+    let note = pr.note.as_ref().unwrap();
+    assert!(note.contains("a person decides"), "{note}");
+    // While nobody can read what is protected, a person's word is not enough either.
+    lab.write("factory.yaml", "slotz: 3\n");
+    lab.commit("Break it");
+    let said = lab.say(&["pr", "merge", "1"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    assert!(said.err.contains("unknown key `slotz`"), "{said:?}");
+    assert_eq!(
+        subjects(&lab),
+        "Break it\nProtect the greeting\nBegin",
+        "nothing was merged"
+    );
+    start.interrupt();
+    assert_eq!(start.ended().code, 0);
+}
+
+/// Writes more into the intent layer than is read, and mends it once it is told.
+const BREAKER: &str = r#"set -eu
+mkdir -p intent
+if grep -q "nothing could begin"; then
+  rm -r intent
+  echo hello >greeting.txt
+else
+  head -c 5000000 /dev/zero | tr '\0' x >intent/large.md
+fi
+git add --all
+git commit -q -m "Say hello"
+git push -q
+"#;
+
+#[test]
+fn a_merge_after_which_nothing_could_begin_is_not_made() {
+    let lab = Lab::new();
+    lab.scripted(BREAKER, "checks: [\"true\"]\nprotected: []\n");
+    lab.approved("Greet people", "");
+    lab.until_idle_ok();
+    let said = lab.say(&["pr", "merge", "1"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    let feedback = lab.state().jobs.values().next().unwrap().feedback.clone();
+    let feedback = feedback.unwrap();
+    assert!(feedback.contains("make the files of intent"), "{feedback}");
+    lab.until_idle_ok();
+    // A person may commit what no agent may push.
+    lab.git(&["checkout", "--quiet", "factory/1-greet-people"]);
+    assert_eq!(lab.read("greeting.txt"), "hello\n");
+    lab.write(NO_HELLO_FILE, "---\nenforce:\n  - pattern: 'hel[lo'\n---\n");
+    lab.commit("Forbid hello");
+    lab.git(&["checkout", "--quiet", "main"]);
+    assert_eq!(lab.say(&["pr", "merge", "1"]).code, 5);
+    lab.until_idle_ok();
+    let said = lab.say(&["pr", "merge", "1"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    let err = said.err.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in ["its newest commit", &format!("{NO_HELLO_FILE}:3")] {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    assert_eq!(subjects(&lab), "Begin");
+    lab.assert_at_rest();
 }

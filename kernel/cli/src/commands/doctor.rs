@@ -379,7 +379,9 @@ impl Repository {
                     }
                 }
                 self.look_at_prefix(&config.branch_prefix, report);
-                if let Err(failure) = rules::read(&self.user, &self.tip, &config) {
+                let rules = rules::read(&self.user, &self.tip, &config);
+                let layer = rules.and_then(|_| rules::intent_layer(&self.user, &self.tip));
+                if let Err(failure) = layer {
                     report.lines.push(Line::failed(PROHIBITIONS, failure));
                 }
                 config

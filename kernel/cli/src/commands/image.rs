@@ -107,7 +107,9 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
     // Settling a pull request makes no work branch.
     if !options.merges_only {
         check_prefix(&factory.user, &config.branch_prefix)?;
-        rules::read(&factory.user, &factory.tip_of(target)?, &config)?;
+        let tip = factory.tip_of(target)?;
+        rules::read(&factory.user, &tip, &config)?;
+        rules::intent_layer(&factory.user, &tip)?;
     }
     // Settling a pull request needs checks at most, and those call no model.
     if !options.merges_only {

@@ -2,6 +2,7 @@
 
 use super::{
     Outcome,
+    config::Looked,
     tools::{Repos, Tools, Work},
 };
 use crate::{
@@ -13,7 +14,8 @@ use factory_core::{
     config::Config,
     event::{EffectResult, Event, MergeResult},
     ids::{Oid, PrNo},
-    model::{EffectKind, Pr, PrState},
+    model::{ConfigInForce, EffectKind, Pr, PrState},
+    rules::ToldPaths,
     state::State,
     text,
 };
@@ -141,16 +143,11 @@ pub fn merge<R: Runtime>(tools: Arc<Tools<R>>, state: &State, number: PrNo) -> W
         return Box::pin(async { Ok(Outcome::default()) });
     };
     let branch = state.meta.target.clone();
-    let config = state.config.config.clone();
+    let in_force = state.config.clone();
+    let follow_target = tools.follow_target;
     Box::pin(async move {
-        let made = tools.git(move |repos| make(repos, &branch, &pr, &config));
-        let (target, result) = made.await?;
-        Ok(Event::MergeMade {
-            pr: number,
-            target,
-            result,
-        }
-        .into())
+        let made = tools.git(move |repos| make(repos, &branch, &pr, &in_force, follow_target));
+        made.await
     })
 }
 
@@ -158,18 +155,66 @@ fn make(
     repos: &Repos,
     branch: &str,
     pr: &Pr,
+    in_force: &ConfigInForce,
+    follow_target: bool,
+) -> Result<Outcome, Failure> {
+    loop {
+        let target = around(Kernel, "fetch-target", || {
+            repos.base.fetch_target(&repos.user, branch)
+        })?;
+        // The very target that is merged with says what is protected, and what is checked.
+        let looked = match follow_target {
+            true => Looked::at(&repos.user, &target, in_force)?,
+            false => Looked::Same,
+        };
+        let result = match &looked {
+            // Once it is in force, the next plan merges again.
+            Looked::Another(_) => return Ok(looked.into()),
+            Looked::Wrong(failure) => Some(blocked(failure)),
+            Looked::Same => merge_with(repos, branch, pr, &in_force.config, &target)?,
+        };
+        // The target moved in this very moment.
+        let Some(result) = result else { continue };
+        let event = Event::MergeMade {
+            pr: pr.number,
+            target,
+            result,
+        };
+        return Ok(Outcome {
+            events: vec![event],
+            ..match follow_target {
+                true => looked.into(),
+                false => Outcome::default(),
+            }
+        });
+    }
+}
+
+/// What a person mends at the target before anything is merged.
+fn blocked(wrong: &Failure) -> MergeResult {
+    MergeResult::Blocked { why: told(wrong) }
+}
+
+fn told(wrong: &Failure) -> String {
+    let next = wrong.next_step().unwrap_or_default();
+    format!("{}: {next}", wrong.chain())
+}
+
+/// What merging with this commit of the target comes to; none where the target has left it.
+fn merge_with(
+    repos: &Repos,
+    branch: &str,
+    pr: &Pr,
     config: &Config,
-) -> Result<(Oid, MergeResult), Failure> {
-    let target = around(Kernel, "fetch-target", || {
-        repos.base.fetch_target(&repos.user, branch)
-    })?;
+    target: &Oid,
+) -> Result<Option<MergeResult>, Failure> {
     let PrState::Queued { at, .. } = &pr.state else {
-        return Ok((target, MergeResult::AlreadyMerged));
+        return Ok(Some(MergeResult::AlreadyMerged));
     };
     // A person's commits on the branch are not left out without a word.
     if let Some(found) = repos.user.tip(&pr.branch)?.filter(|tip| *tip != pr.head) {
         repos.door.fetch_branch(&repos.user, &pr.branch)?;
-        return Ok((target, MergeResult::BranchMoved { found }));
+        return Ok(Some(MergeResult::BranchMoved { found }));
     }
     let identity = repos.user.identity()?;
     let author = Author {
@@ -186,7 +231,7 @@ fn make(
         pr.issue
     );
     let made = around(Kernel, "make-merge", || {
-        make_merge(&repos.door, &target, &pr.head, &message, &author, *at)
+        make_merge(&repos.door, target, &pr.head, &message, &author, *at)
     })?;
     let result = match made {
         MergeOutcome::AlreadyMerged => MergeResult::AlreadyMerged,
@@ -195,11 +240,11 @@ fn make(
             around(Kernel, "keep-merge", || {
                 repos.door.keep(&format!("merge-{}", pr.number), &commit)
             })?;
-            let protected = match judge(repos, pr, config, &target, &commit)? {
+            let protected = match judge(repos, pr, config, target, &commit)? {
                 Ok(protected) => protected,
-                Err(result) => return Ok((target, result)),
+                Err(result) => return Ok(Some(result)),
             };
-            match prepare_advance(&repos.user, &repos.door, branch, &target, &commit)? {
+            match prepare_advance(&repos.user, &repos.door, branch, target, &commit)? {
                 Prepared::Ready { worktree } => MergeResult::Clean {
                     protected,
                     tree_is_heads: tree_of(&repos.door, &pr.head)? == tree,
@@ -209,12 +254,11 @@ fn make(
                 Prepared::Settled(refused @ Advance::Refused { .. }) => {
                     MergeResult::Blocked { why: why(&refused) }
                 }
-                // The target moved in this very moment: the next plan merges again.
-                Prepared::Settled(_) => return make(repos, branch, pr, config),
+                Prepared::Settled(_) => return Ok(None),
             }
         }
     };
-    Ok((target, result))
+    Ok(Some(result))
 }
 
 /// Judges a merge by the rules of the target as it is now: what was forbidden while the run
@@ -226,12 +270,10 @@ fn judge(
     config: &Config,
     target: &Oid,
     merge: &Oid,
-) -> Result<Result<Vec<String>, MergeResult>, Failure> {
+) -> Result<Result<ToldPaths, MergeResult>, Failure> {
     let read = match rules::read(&repos.user, target, config) {
         Err(wrong) if wrong.class() == Class::Config => {
-            let next = wrong.next_step().unwrap_or_default();
-            let why = format!("{}: {next}", wrong.chain());
-            return Ok(Err(MergeResult::Blocked { why }));
+            return Ok(Err(blocked(&wrong)));
         }
         read => read?,
     };
@@ -239,12 +281,41 @@ fn judge(
         Ok(judged) => judged,
         Err(why) => return Ok(Err(MergeResult::Blocked { why })),
     };
-    if judged.findings.is_empty() {
-        return Ok(Ok(judged.protected));
-    }
+    let findings = match judged.findings.is_empty() {
+        true => match stops_all(repos, config, target, merge)? {
+            None => return Ok(Ok(judged.protected)),
+            Some(why) => why,
+        },
+        false => judged.findings.to_string(),
+    };
     let author = author_of(&repos.door, &pr.head)?;
     Ok(Err(MergeResult::Forbidden {
-        findings: judged.findings.to_string(),
+        findings,
         person: (author.email != AGENT_EMAIL).then_some(author.name),
     }))
+}
+
+/// Why nothing could begin once this is merged: its rules or its intent layer cannot be read.
+fn stops_all(
+    repos: &Repos,
+    config: &Config,
+    target: &Oid,
+    merge: &Oid,
+) -> Result<Option<String>, Failure> {
+    let rules = rules::read(&repos.door, merge, config);
+    let read = rules.and_then(|_| {
+        // Where it cannot be read already, that is not this merge's doing.
+        match rules::intent_layer(&repos.user, target) {
+            Err(wrong) if wrong.class() == Class::Config => Ok(()),
+            read => read.and_then(|_| rules::intent_layer(&repos.door, merge).map(drop)),
+        }
+    });
+    match read {
+        Ok(()) => Ok(None),
+        Err(wrong) if wrong.class() == Class::Config => Ok(Some(format!(
+            "once it is merged, nothing could begin: {}",
+            told(&wrong)
+        ))),
+        Err(failure) => Err(failure),
+    }
 }

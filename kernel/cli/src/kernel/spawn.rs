@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     failure::{Class, Failure},
-    rules::{self, INTENT_LIMIT},
+    rules,
 };
 use factory_core::{
-    brief::{self, AGENT_EMAIL, AGENT_NAME, INTENT_CHANGES_LIMIT, INTENT_DIRS},
+    brief::{self, AGENT_EMAIL, AGENT_NAME, INTENT_CHANGES_LIMIT},
     engine,
     event::{Event, GrantFacts},
     grant::Role,
@@ -89,12 +89,17 @@ pub fn grant<R: Runtime>(
             Some(Looked::Wrong(failure)) => Some(Err(failure)),
             None => None,
         };
-        if purpose == Purpose::Code {
-            // What it pushes is judged by them: without them nothing begins.
-            let (commit, config) = (tip.clone(), in_force.clone());
-            let read = tools.git(move |repos| rules::read(&repos.user, &commit, &config));
-            read.await?;
-        }
+        let (commit, settings) = (tip.clone(), in_force.clone());
+        let read = tools.git(move |repos| {
+            // Every run is told of it.
+            rules::intent_layer(&repos.user, &commit)?;
+            if purpose == Purpose::Code {
+                // What it pushes is judged by them: without them nothing begins.
+                rules::read(&repos.user, &commit, &settings)?;
+            }
+            Ok(purpose)
+        });
+        let purpose = read.await?;
         let image = (tools.image_of)(in_force, tip.clone()).await?;
         let fresh_session = match &resume {
             Some(resume) => {
@@ -272,7 +277,7 @@ async fn intent_layer<R: Runtime>(
 ) -> Result<BTreeMap<String, String>, Failure> {
     let commit = commit.clone();
     let files = tools
-        .git(move |repos| Ok(repos.user.read_files(&commit, &INTENT_DIRS, INTENT_LIMIT)?))
+        .git(move |repos| rules::intent_layer(&repos.user, &commit))
         .await?;
     let text = |(path, bytes): (String, Vec<u8>)| {
         let text = String::from_utf8(bytes).ok()?;

@@ -134,7 +134,11 @@ pub fn show(pr: &Pr, protected: &[String]) -> String {
         section(
             &mut out,
             "It changes protected paths, so a person decides:",
-            &protected.join("\n"),
+            &protected
+                .iter()
+                .map(|path| line(path))
+                .collect::<Vec<_>>()
+                .join("\n"),
         );
     }
     if let Some(note) = &pr.note {

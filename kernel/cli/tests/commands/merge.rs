@@ -4,6 +4,7 @@ use crate::lab::{CONFIG, Lab, Out};
 use factory_core::{
     event::{EffectResult, Event, MergeResult},
     ids::PrNo,
+    rules::ToldPaths,
 };
 use factory_ledger::{lock::KernelLock, sockets::SocketDir};
 use std::{
@@ -125,7 +126,7 @@ fn merge_waits_for_what_a_running_kernel_makes_of_it() {
                 merge: head.clone(),
                 tree_is_heads: true,
                 worktree: None,
-                protected: Vec::new(),
+                protected: ToldPaths::default(),
             }),
             Event::EffectDone {
                 key: format!("merge-1-{}", head.short()),

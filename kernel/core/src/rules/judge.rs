@@ -4,16 +4,13 @@ use super::{
     Rules,
     enforce::{Kind, Rule},
     lines::Lines,
+    paths::told_path,
 };
 use crate::text::one_line;
 use std::{collections::BTreeMap, fmt};
 
 /// Most violations that are told; the others are counted.
 const MOST_TOLD: usize = 20;
-/// Most characters of a path that are told.
-const LONGEST_PATH: usize = 300;
-/// A content with a zero byte in its first bytes is no text, as git has it.
-const TEXT_BEGIN: usize = 8000;
 /// Most bytes that are kept of lines that match a rule, each with [`LINE_COST`] more.
 const MOST_KEPT: usize = 32 << 20;
 /// What a kept line costs beside its bytes.
@@ -126,9 +123,6 @@ pub struct FileJudge<'a> {
     /// The kinds of secrets that may be here; empty where none is looked for.
     secrets: Vec<bool>,
     lines: Lines,
-    /// Bytes of the content so far.
-    seen: usize,
-    is_binary: bool,
     /// Lines that break a rule, with the first number of each.
     kept: BTreeMap<Vec<u8>, u64>,
     kept_bytes: usize,
@@ -146,8 +140,6 @@ impl<'a> FileJudge<'a> {
             patterns: Vec::new(),
             secrets: Vec::new(),
             lines: Lines::default(),
-            seen: 0,
-            is_binary: false,
             kept: BTreeMap::new(),
             kept_bytes: 0,
             is_full: false,
@@ -205,11 +197,6 @@ impl<'a> FileJudge<'a> {
         if self.patterns.is_empty() && self.secrets.is_empty() {
             return;
         }
-        if self.seen < TEXT_BEGIN {
-            let begin = &piece[..piece.len().min(TEXT_BEGIN - self.seen)];
-            self.is_binary |= begin.contains(&0);
-        }
-        self.seen = self.seen.saturating_add(piece.len());
         let mut lines = std::mem::take(&mut self.lines);
         lines.push(piece, &mut |number, line| self.look_at(number, line));
         self.lines = lines;
@@ -308,14 +295,10 @@ impl<'a> FileJudge<'a> {
         self.kept.insert(line.to_vec(), number);
     }
 
-    /// The rules whose pattern a line matches.
+    /// The rules whose pattern a line matches. Lines are looked for in every file: whether it
+    /// is a text is not told by a byte that whoever writes it may put in a comment.
     fn broken(&self, line: &[u8]) -> impl Iterator<Item = &'a Rule> {
-        let patterns = if self.is_binary {
-            &[][..]
-        } else {
-            &self.patterns[..]
-        };
-        patterns
+        self.patterns
             .iter()
             .copied()
             .filter(move |rule| match &rule.kind {
@@ -331,7 +314,7 @@ impl<'a> FileJudge<'a> {
     }
 
     fn tell(&mut self, rule: &str, line: Option<u64>, what: String, advice: String) {
-        let path = self.shown_path();
+        let path = told_path(self.rules.secrets, self.path);
         self.findings.add(Violation {
             rule: rule.to_owned(),
             path,
@@ -339,19 +322,6 @@ impl<'a> FileJudge<'a> {
             what,
             advice,
         });
-    }
-
-    /// The path as it may be told. One that holds a secret is not.
-    fn shown_path(&self) -> String {
-        let may = self.rules.secrets.kinds_in(b"");
-        if !self.rules.secrets.of_line(self.path, &may).is_empty() {
-            return "(a file)".to_owned();
-        }
-        let path = one_line(&String::from_utf8_lossy(self.path));
-        match path.char_indices().nth(LONGEST_PATH) {
-            Some((end, _)) => format!("{}…", &path[..end]),
-            None => path,
-        }
     }
 }
 
@@ -366,7 +336,7 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Globs;
+    use super::super::{Globs, paths::LONGEST_PATH};
     use super::*;
 
     const FILE: &str = "prohibitions/0001-x.md";
@@ -525,10 +495,13 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_for_text() {
+    fn a_zero_byte_hides_no_line_from_patterns() {
         let rules = rules("  - pattern: LATER\n");
-        assert_eq!(told(&rules, "a", "LATER", &[]).len(), 1);
-        assert!(told(&rules, "a", "LATER\n\0", &[]).is_empty());
+        let told = |after, before: &[&str]| told(&rules, "a.rs", after, before);
+        for text in ["// \0\nLATER\n", "LATER\n// \0", "\0LATER", "LATER\0\n"] {
+            assert_eq!(told(text, &[]).len(), 1, "{text:?}");
+        }
+        assert!(told("\0\nLATER\n", &["LATER\n"]).is_empty());
     }
 
     #[test]

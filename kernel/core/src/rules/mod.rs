@@ -9,10 +9,12 @@ mod enforce;
 mod globs;
 mod judge;
 mod lines;
+mod paths;
 mod secrets;
 
 pub use globs::Globs;
 pub use judge::{ChangedFile, FileJudge, Findings, Violation};
+pub use paths::ToldPaths;
 pub use secrets::{Found, find_secrets};
 
 use enforce::MOST_RULES;

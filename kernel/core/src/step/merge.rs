@@ -10,11 +10,9 @@ use crate::{
     event::{EffectResult, MergeResult, Refusal},
     ids::{IssueNo, Oid, PrNo},
     model::{EffectKind, IssueState, Next, Pr, PrState, Stage},
+    rules::ToldPaths,
     text,
 };
-
-/// Most protected paths that are named.
-const MOST_NAMED: usize = 20;
 
 pub(super) fn effect_done(
     tx: &mut Tx<'_>,
@@ -190,7 +188,7 @@ pub(super) fn merge_made(
             let mut job = tx
                 .job(pr.issue)
                 .ok_or_else(|| Refusal::Stale(format!("pr {number}")))?;
-            let files = paths.join(", ");
+            let files = ToldPaths::from_iter(paths);
             job.story.push(format!(
                 "pr {number}: conflicts with {} in {files}",
                 target.short()
@@ -235,8 +233,7 @@ pub(super) fn merge_made(
         // No evidence opens this gate: what decides over the factory's work is not its own.
         MergeResult::Clean { protected, .. } if by == config::FILE && !protected.is_empty() => {
             let why = format!(
-                "a person decides: it changes what `protected` in factory.yaml names: {}",
-                named(&protected)
+                "a person decides: it changes what `protected` in factory.yaml names: {protected}"
             );
             Ok(back_to_gate(tx, pr, why))
         }
@@ -272,15 +269,6 @@ pub(super) fn merge_made(
             }
         }
     }
-}
-
-/// Paths in a sentence.
-fn named(paths: &[String]) -> String {
-    let mut names: Vec<String> = paths.iter().take(MOST_NAMED).cloned().collect();
-    if let Some(more) = paths.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
-        names.push(format!("and {more} more"));
-    }
-    names.join(", ")
 }
 
 /// What the gate was opened for is not what the branch holds: that is checked,

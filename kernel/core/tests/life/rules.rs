@@ -10,7 +10,7 @@ use factory_core::{
     ids::{IssueNo, Oid, PrNo},
     model::{PrState, Stage},
     plan::{Observed, plan},
-    rules::Globs,
+    rules::{Globs, ToldPaths},
     state::State,
 };
 
@@ -67,7 +67,7 @@ fn clean(protected: &[&str]) -> MergeResult {
         merge: Oid::zero(),
         tree_is_heads: true,
         worktree: None,
-        protected: protected.iter().map(|path| (*path).to_owned()).collect(),
+        protected: ToldPaths::from_iter(protected),
     }
 }
 

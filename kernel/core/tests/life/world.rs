@@ -14,6 +14,7 @@ use factory_core::{
         ContainerExit, EffectKind, IssueState, KernelId, Pr, PrState, Purpose, RunState, Stage,
     },
     plan::{Action, Observed, Seen, plan},
+    rules::ToldPaths,
     state::{Put, State},
     step::{Step, step},
 };
@@ -436,7 +437,7 @@ impl World {
                 merge,
                 tree_is_heads,
                 worktree: None,
-                protected: Vec::new(),
+                protected: ToldPaths::default(),
             }
         };
         if self.trouble && self.dice.roll(10) == 0 {
