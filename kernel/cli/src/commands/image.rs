@@ -111,28 +111,27 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
         rules::read(&factory.user, &tip, &config)?;
         rules::intent_layer(&factory.user, &tip)?;
     }
-    // Settling a pull request needs checks at most, and those call no model.
-    if !options.merges_only {
-        let had = on_this_thread(async {
-            let given_up = interrupt()?;
-            // The key command is in a group of its own, where no Ctrl-C of ours arrives: it ends
-            // with whoever waits for it.
-            tokio::select! {
-                had = keys::check(&config) => had.map(Some),
-                () = given_up => Ok(None),
-            }
-        })?;
-        if had.is_none() {
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
-    }
     let wanted = wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {
-        let connection = docker::connect().await?;
-        let docker = connection.client.clone();
-        let runtime = DockerRuntime::new(connection).await?;
-        let engine = runtime.engine().await?;
-        probe::check_runtime(&engine, config.runtime.as_deref())?;
+        let given_up = interrupt()?;
+        let ready = async {
+            // Settling a pull request needs checks at most, and those call no model.
+            if !options.merges_only {
+                keys::check(&config).await?;
+            }
+            let connection = docker::connect().await?;
+            let docker = connection.client.clone();
+            let runtime = DockerRuntime::new(connection).await?;
+            let engine = runtime.engine().await?;
+            probe::check_runtime(&engine, config.runtime.as_deref())?;
+            Ok::<_, Failure>((docker, runtime, engine))
+        };
+        // A key command is in a group of its own, where no Ctrl-C of ours arrives: it ends with
+        // whoever waits for it. From the first wait for a signal on, none ends us by itself.
+        let (docker, runtime, engine) = tokio::select! {
+            ready = ready => ready?,
+            () = given_up => return Ok(ExitCode::from(INTERRUPTED)),
+        };
         let Some(id) = build(&docker, &factory.places, &wanted).await? else {
             return Ok(ExitCode::from(INTERRUPTED));
         };

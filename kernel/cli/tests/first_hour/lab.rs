@@ -45,6 +45,16 @@ impl Lab {
         self.dir.path().join(name)
     }
 
+    /// Puts the program into a folder of its own, which it makes. Another process copies it: a child
+    /// that a test beside this one starts would else hold it open for writing for a moment, and
+    /// what is being written cannot be run.
+    pub fn install(&self, bin: &Path) -> PathBuf {
+        fs::create_dir_all(bin).unwrap();
+        let copied = Command::new("cp").arg(FACTORY).arg(bin).status();
+        assert!(copied.unwrap().success());
+        bin.join("factory")
+    }
+
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
         let mut command = Command::new(program);
         command

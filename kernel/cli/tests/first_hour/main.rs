@@ -357,9 +357,7 @@ fn a_missing_agent_binary_is_named_with_both_places() {
     let lab = Lab::new();
     let dir = lab.repo("repo", &[("factory.yaml", OWN_COMMAND)]);
     let bin = lab.path("installed/bin");
-    fs::create_dir_all(&bin).unwrap();
-    let alone = bin.join("factory");
-    fs::copy(FACTORY, &alone).unwrap();
+    let alone = lab.install(&bin);
     for command in ["doctor", "start"] {
         let mut call = lab.command(&alone, &dir);
         call.arg(command);
@@ -405,8 +403,7 @@ fn a_closed_door_is_an_engine_failure_and_is_tried_again() {
     let lab = Lab::new();
     let dir = lab.repo("repo", &[("factory.yaml", OWN_COMMAND)]);
     let bin = lab.path("installed/bin");
-    fs::create_dir_all(&bin).unwrap();
-    fs::copy(FACTORY, bin.join("factory")).unwrap();
+    lab.install(&bin);
     // What the agent would print behind a mount that passes on no sockets.
     let agent = format!(
         "#!/bin/sh\n# {}\ngit init -q /workspace\n\
