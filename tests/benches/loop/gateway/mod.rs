@@ -36,7 +36,7 @@ const STREAMS: usize = 64;
 const QUIET: Duration = Duration::from_millis(300);
 /// Most that the first byte may take of what it takes without us, of the calls that met
 /// the least of the machine's other work.
-const FIRST: f64 = 6.0;
+const FIRST: f64 = 10.0;
 /// Most that the last one may take of what call and commit take without us.
 const LAST: f64 = 1.0;
 /// Most that the gateway may work for an event, of what client and model work for it.
