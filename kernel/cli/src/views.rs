@@ -63,19 +63,11 @@ pub fn section(out: &mut String, heading: &str, text: &str) {
     }
 }
 
+pub use factory_core::text::span;
+
 /// A time of the state as programs read it: RFC 3339, UTC.
 pub fn stamp(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string())
-}
-
-/// A span of time for people, in its largest unit.
-pub fn span(seconds: i64) -> String {
-    match seconds.max(0) {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7200 => format!("{} min", s / 60),
-        s @ 7200..172_800 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
-    }
 }
 
 /// `1 call`, `2 calls`.

@@ -1,20 +1,19 @@
 //! What a run is given: its brief, its system text, its run file, its container.
 
 use crate::{
+    agents,
     config::EngineKind,
     container::{ContainerLimits, ContainerSpec, Mount, Owner, Tmpfs},
     engine,
     grant::Role,
     ids::RunId,
-    model::{Comment, Issue, Run},
-    text,
+    model::{Comment, Issue, Job, Purpose, Run},
+    report, text,
     wire::{BASE_GIT, OUT_DIR, PROTOCOL, RUN_DIR, RunFile, RunTask, STATE_DIR, WORKSPACE},
 };
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// The built-in worker: front matter and prompt.
-const WORKER: &str = include_str!("../../../agent-images/agents/worker.md");
 /// Who authors and commits what a run commits.
 pub const AGENT_NAME: &str = "factory worker";
 /// The e-mail address of [`AGENT_NAME`].
@@ -123,20 +122,22 @@ pub fn passwd(uid: u32, gid: u32) -> String {
 
 /// `run.yaml`; `system` is the text of `system.md`.
 pub fn run_file(run: &Run, issue_title: &str, system: &str) -> RunFile {
-    let task = match (run.grant.role, &run.grant.branch) {
-        (Role::Code, Some(branch)) => RunTask::Engine {
-            branch: branch.clone(),
+    let task = match run.grant.role.has_engine() {
+        true => RunTask::Engine {
+            role: run.grant.role,
+            branch: run.grant.branch.clone(),
             engine: engine::launch(run, system),
             stall_seconds: run.limits.stall.0,
             checkpoint_seconds: CHECKPOINT_SECONDS,
             resume: run.grant.resume.clone(),
+            session_only: run.resume.as_ref().is_some_and(|resume| resume.finished),
             leftover_subject: format!(
                 "Work on issue {}: {}",
                 run.id.job,
                 text::one_line(issue_title)
             ),
         },
-        (Role::Code, None) | (Role::Check, _) => RunTask::Checks {
+        false => RunTask::Checks {
             commands: run.checks.clone(),
         },
     };
@@ -168,10 +169,10 @@ pub fn session(home: &str, run: RunId) -> String {
     )
 }
 
-/// `system.md`: the role and the whole intent layer.
+/// `system.md`: the role's prompt and the whole intent layer.
 /// `intent` maps paths in the repository (`principles/x.md`) to their text.
-pub fn system(intent: &BTreeMap<String, String>) -> String {
-    let mut out = prompt(WORKER).to_owned();
+pub fn system(agent: &str, intent: &BTreeMap<String, String>) -> String {
+    let mut out = agents::prompt(agent).to_owned();
     let files = |dir: &str| {
         let prefix = format!("{dir}/");
         intent
@@ -253,7 +254,12 @@ pub fn follow_up(run: &Run, intent_changes: &str) -> String {
 }
 
 /// `brief.md`: the task.
-pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Comment>) -> String {
+pub fn brief<'a>(
+    run: &Run,
+    issue: &Issue,
+    job: Option<&Job>,
+    comments: impl Iterator<Item = &'a Comment>,
+) -> String {
     let mut out = format!(
         "# Issue {}: {}\n\n{DATA}\n",
         issue.number,
@@ -263,7 +269,18 @@ pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Co
         let body = text::without_comments(&issue.body);
         out.push_str(&format!("\n{}", text::fenced(&body)));
     }
+    if !issue.acceptance.is_empty() {
+        let points = issue.acceptance.iter();
+        let points: String = points.map(|point| format!("- {point}\n")).collect();
+        let fenced = text::fenced(&points);
+        out.push_str(&format!(
+            "\n# What must be true when it is done\n\n{fenced}"
+        ));
+    }
     out.push_str(&tell_comments(comments));
+    if let Some(job) = job {
+        out.push_str(&tell_work(run, job));
+    }
     if let Some(feedback) = &run.feedback {
         out.push_str(&format!("\n# What happened before\n\n{}", told(feedback)));
     }
@@ -274,11 +291,79 @@ pub fn brief<'a>(run: &Run, issue: &Issue, comments: impl Iterator<Item = &'a Co
         ));
     }
     out.push_str("\n# How to finish\n\n");
-    if let Some(branch) = &run.grant.branch {
-        out.push_str(&format!(
+    match &run.grant.branch {
+        Some(branch) => out.push_str(&format!(
             "You are on branch `{branch}`. Commit your work and `git push`; then write {OUT_DIR}/report.json. You have {} of time{}.\n",
             run.limits.wall,
-            run.grant.models.as_ref().filter(|m| !m.budget.is_none()).map(|m| format!(" and {}", m.budget)).unwrap_or_default()
+            allowed(run)
+        )),
+        None => out.push_str(&format!(
+            "You only read: nothing that you change in the work tree is kept, and a push is refused. Write {OUT_DIR}/report.json as your role says. You have {} of time{}.\n",
+            run.limits.wall,
+            allowed(run)
+        )),
+    }
+    out
+}
+
+/// What a run may use, as the end of a sentence.
+fn allowed(run: &Run) -> String {
+    let models = run.grant.models.as_ref();
+    let budget = models.filter(|models| !models.budget.is_none());
+    budget.map_or(String::new(), |models| format!(" and {}", models.budget))
+}
+
+/// The plan of the work, and for a review what is reviewed and what the checks said of it.
+fn tell_work(run: &Run, job: &Job) -> String {
+    let mut out = String::new();
+    let plan = job.plan.as_deref().and_then(report::outgoing_plan);
+    if let Some(plan) = plan.filter(|_| run.purpose != Purpose::Plan) {
+        out.push_str(&format!("\n# The plan\n\n{}", text::fenced(&plan.text())));
+    }
+    if run.purpose != Purpose::Review {
+        return out;
+    }
+    let (target, head) = (&run.intent, &run.grant.start);
+    out.push_str(&format!(
+        "\n# What to review\n\nThe work tree is at {head}. `git diff {target}...{head}` shows the change, and so does {RUN_DIR}/change.patch, unless it is too large. "
+    ));
+    out.push_str(&match &job.checked {
+        Some(checked) => format!(
+            "The checks passed on it ({}){}.\n",
+            checked.run,
+            match checked.flaky {
+                true => ", at the second try: they are flaky",
+                false => "",
+            }
+        ),
+        None => "Nothing was checked: the repository names no checks.\n".to_owned(),
+    });
+    let base = job
+        .checked
+        .as_ref()
+        .and_then(|c| c.with_base_tests.as_ref());
+    match base.map(|base| &base.failed) {
+        Some(Some(failed)) => out.push_str(&format!(
+            "\nIt changes tests or build files, and **fails with those of the target branch**. Find out whether the issue asked for what these tests no longer hold, or the tests were bent to pass:\n\n{}",
+            told(failed)
+        )),
+        Some(None) => out.push_str(
+            "\nIt changes tests or build files, and passes with those of the target branch too.\n",
+        ),
+        None => {}
+    }
+    if let Some(summary) = &job.summary {
+        out.push_str(&format!(
+            "\nWhat its author says of it:\n\n{}",
+            told(summary)
+        ));
+    }
+    if let Some(review) = &job.review {
+        out.push_str(&format!(
+            "\nThe review before, of {}, said {}:\n\n{}",
+            review.commit.short(),
+            review.verdict,
+            told(&review.summary)
         ));
     }
     out
@@ -323,14 +408,6 @@ fn told(feedback: &str) -> String {
     text::fenced(&text::trimmed(feedback, COMMENTS_LIMIT))
 }
 
-/// What follows the front matter.
-fn prompt(agent: &str) -> &str {
-    agent
-        .strip_prefix("---\n")
-        .and_then(|rest| rest.split_once("\n---\n"))
-        .map_or(agent, |(_, prompt)| prompt)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,7 +429,7 @@ mod tests {
                 format!("# Fall {n}\n{}", "y".repeat(6000)),
             );
         }
-        let text = system(&intent);
+        let text = system(agents::builtin(Role::Code), &intent);
         assert!(
             text.starts_with("You are a worker"),
             "front matter is not told"

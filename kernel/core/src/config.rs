@@ -4,12 +4,14 @@ mod amounts;
 pub(crate) mod explain;
 mod image;
 mod models;
+mod pipeline;
 mod types;
 
 pub use crate::engine::EngineKind;
 pub use amounts::{Amounts, Given};
 pub use image::{DEFAULT_BASE, Image};
 pub use models::{Models, Provider, Providers, Vendor};
+pub use pipeline::{AutoMerge, Stages, Tier, Tiers, Worked};
 pub use types::{AgentType, PerDay, Quota, Types, Worker};
 
 use crate::{
@@ -58,6 +60,17 @@ pub struct Config {
     pub checks: Vec<String>,
     /// Who decides.
     pub gates: Gates,
+    /// What a merge without a person needs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub auto_merge: AutoMerge,
+    /// Who does what beside code.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stages: Stages,
+    /// What an issue's complexity means for its job.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tiers: Tiers,
+    /// Tests and build files: where a job changes one, the target's are tried as well.
+    pub test_files: Globs,
     /// Paths whose changes only a person may merge.
     pub protected: Globs,
     /// What is no secret.
@@ -109,6 +122,8 @@ pub enum ForgeKind {
 pub struct Gates {
     /// From issue to job.
     pub issues: Gate,
+    /// From a plan to its code.
+    pub plan: Gate,
     /// From pull request to merge.
     pub merge: Gate,
 }
@@ -193,6 +208,10 @@ impl Default for Config {
             image: Image::default(),
             checks: Vec::new(),
             gates: Gates::default(),
+            auto_merge: AutoMerge::default(),
+            stages: Stages::default(),
+            tiers: Tiers::default(),
+            test_files: pipeline::TEST_FILES.clone(),
             protected: PROTECTED.clone(),
             secrets: Secrets::default(),
             rounds: 5,
@@ -211,6 +230,7 @@ impl Default for Gates {
     fn default() -> Self {
         Self {
             issues: Gate::Human,
+            plan: Gate::Auto,
             merge: Gate::Human,
         }
     }
@@ -330,7 +350,12 @@ impl Config {
     /// The wire API of the engine's models and the providers that are asked, the
     /// first one first; none for an engine that calls no model of ours.
     pub fn providers(&self) -> Option<(WireApi, Vec<grant::Provider>)> {
-        let api = self.engine.known()?.api;
+        self.providers_for(&self.engine)
+    }
+
+    /// The same of another engine.
+    pub fn providers_for(&self, engine: &EngineKind) -> Option<(WireApi, Vec<grant::Provider>)> {
+        let api = engine.known()?.api;
         Some((api, models::providers(&self.models, api)))
     }
 

@@ -4,7 +4,10 @@ use crate::{
     config::Config,
     ids::{IssueNo, Oid, PrNo, RunId},
     inbox::InboxEntry,
-    model::{ContainerExit, Ending, KernelId, Machine, PrState, Purpose, Seconds},
+    model::{
+        Change, Conflict, ContainerExit, Ending, IllegalTransition, KernelId, Machine, PrState,
+        Purpose, Seconds,
+    },
     rules::ToldPaths,
 };
 
@@ -126,6 +129,15 @@ pub enum Event {
         /// What came of it.
         result: MergeResult,
     },
+    /// The merge of a job's work with every open pull request was tried.
+    Compared {
+        /// The job.
+        job: IssueNo,
+        /// The commit that is to be proposed.
+        commit: Oid,
+        /// What it conflicts with.
+        conflicts: Vec<Conflict>,
+    },
     /// Merging a pull request in our own repository failed again and again: it is given up.
     MergeFailed {
         /// The pull request.
@@ -144,6 +156,9 @@ impl Event {
             Event::TargetChanged { .. } => "target",
             Event::Command { command, .. } => match command {
                 Command::NewIssue { .. } => "new-issue",
+                Command::Instruct { .. } => "instruct",
+                Command::EditIssue { .. } => "edit-issue",
+                Command::RequestChanges { .. } => "request-changes",
                 Command::Approve(_) => "approve",
                 Command::CloseIssue(_) => "close-issue",
                 Command::Comment { .. } => "comment",
@@ -181,6 +196,7 @@ impl Event {
             Event::EffectDone { .. } => "effect-done",
             Event::DraftsDue => "drafts-due",
             Event::MergeMade { .. } => "merge-made",
+            Event::Compared { .. } => "compared",
             Event::MergeFailed { .. } => "merge-failed",
             Event::Shared { .. } => "shared",
             Event::TakenOver { .. } => "taken-over",
@@ -203,7 +219,23 @@ pub enum Command {
         /// Of the issues that the body says it depends on, those that are done.
         done: Vec<IssueNo>,
     },
-    /// Open the gate from issue to job; also tries again what needed a person.
+    /// Have an instruction split into issues, and those worked on.
+    Instruct {
+        /// What is wanted; its first line is the title.
+        text: String,
+        /// Its issues are approved as soon as they are filed.
+        auto_approve: bool,
+    },
+    /// Change what an issue asks for; its job begins again with its plan.
+    EditIssue {
+        /// The issue.
+        issue: IssueNo,
+        /// One line; none leaves it.
+        title: Option<String>,
+        /// Markdown; none leaves it.
+        body: Option<String>,
+    },
+    /// Open the gate from issue to job, from plan to code, or from an instruction to its issues; also tries again what needed a person.
     Approve(IssueNo),
     /// Give an issue up; ends its runs and closes its pull request.
     CloseIssue(IssueNo),
@@ -248,6 +280,13 @@ pub enum Command {
     Thaw,
     /// Open the gate from pull request to merge.
     MergePr(PrNo),
+    /// Send a pull request back to its job.
+    RequestChanges {
+        /// The pull request.
+        pr: PrNo,
+        /// What is to be changed; becomes a comment that the next run reads.
+        text: String,
+    },
     /// Close a pull request; its issue waits at the gate again.
     RejectPr {
         /// The pull request.
@@ -279,12 +318,17 @@ pub struct GrantFacts {
 /// What came of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EffectResult {
-    /// It is done, now or before.
+    /// The target is moved, now or before.
     Done,
+    /// The work branch is moved, now or before.
+    Moved {
+        /// What the commit changes.
+        change: Change,
+    },
     /// The work branch holds somebody else's commit, which is never replaced.
     BranchTaken {
-        /// The commit found; none where the branch was deleted.
-        found: Option<Oid>,
+        /// The commit found, and what it changes; none where the branch was deleted.
+        found: Option<(Oid, Change)>,
     },
     /// The work branch is checked out in a work tree of the user.
     BranchCheckedOut {
@@ -323,6 +367,8 @@ pub enum MergeResult {
         worktree: Option<String>,
         /// Changed paths that only a person may merge.
         protected: ToldPaths,
+        /// What the merge changes of the target.
+        change: Change,
     },
     /// It breaks rules that the target enforces.
     Forbidden {
@@ -347,12 +393,17 @@ pub enum MergeResult {
     BranchMoved {
         /// Where it is.
         found: Oid,
+        /// What that commit changes.
+        change: Change,
     },
 }
 
 /// Why an event changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// A job would go where it cannot go from where it stands.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
     /// There is no such open issue.
     #[error("there is no open issue {0}")]
     NoSuchIssue(IssueNo),
@@ -362,6 +413,20 @@ pub enum Refusal {
     /// The issue's job is under way.
     #[error("issue {0} is approved already")]
     AlreadyApproved(IssueNo),
+    /// Nobody can split instructions.
+    #[error(
+        "nothing splits instructions into issues here: factory.yaml names an own command as `engine`. Name one that can with `stages: {{split: {{engine: claude}}}}`, or file issues with `factory issue new`"
+    )]
+    NoSplitter,
+    /// The issue cannot be edited now.
+    #[error("issue {0} cannot be edited now: its pull request is being merged")]
+    Merging(IssueNo),
+    /// The issue's job has no pull request.
+    #[error("issue {0} has no pull request yet")]
+    NoPrYet(IssueNo),
+    /// What follows `/factory` in a comment is no order.
+    #[error("orders are {0}")]
+    NoSuchOrder(&'static str),
     /// No job works on the issue.
     #[error("issue {0} has no job: it is not approved, or it is done")]
     NoSuchJob(IssueNo),

@@ -15,8 +15,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// An engine reads, and reports issues that an instruction becomes.
+    Split,
+    /// An engine reads, and reports how an issue is to be worked on.
+    Plan,
     /// An engine writes code and pushes one branch.
     Code,
+    /// An engine reads what another one wrote, and reports its verdict.
+    Review,
     /// The checks run, without a model, on one commit.
     Check,
 }
@@ -25,8 +31,27 @@ impl Role {
     /// The word used in files and for people.
     pub fn as_str(self) -> &'static str {
         match self {
+            Role::Split => "split",
+            Role::Plan => "plan",
             Role::Code => "code",
+            Role::Review => "review",
             Role::Check => "check",
+        }
+    }
+
+    /// True where an engine works; its calls of models are what a run costs.
+    pub fn has_engine(self) -> bool {
+        match self {
+            Role::Split | Role::Plan | Role::Code | Role::Review => true,
+            Role::Check => false,
+        }
+    }
+
+    /// True where nothing but its report is kept of what its engine does.
+    pub fn only_reads(self) -> bool {
+        match self {
+            Role::Split | Role::Plan | Role::Review => true,
+            Role::Code | Role::Check => false,
         }
     }
 }
@@ -45,7 +70,7 @@ pub struct Grant {
     pub start: Oid,
     /// A checkpoint of an earlier run that the run may fetch as well.
     pub resume: Option<Oid>,
-    /// The one branch (without `refs/heads/`) the run may push; none for checks.
+    /// The one branch (without `refs/heads/`) the run may push; code runs alone have one.
     pub branch: Option<String>,
     /// Model access; none for checks.
     pub models: Option<ModelGrant>,

@@ -2,11 +2,15 @@
 //!
 //! Each state is an enum whose variants hold just what that state has.
 
+mod facts;
 mod job;
 mod pr;
+mod stage;
 
-pub use job::{Job, Next, Resume, Stage};
-pub use pr::{Checked, Pr, PrState};
+pub use facts::{BaseChecked, Change, Checked, Conflict, Evidence, Fact, Holds, Review};
+pub use job::{Job, Resume};
+pub use pr::{Pr, PrState};
+pub use stage::{IllegalTransition, Next, Stage, StageKind, Tests};
 
 use crate::{
     breaker::{Breaker, Part},
@@ -182,10 +186,55 @@ pub struct Issue {
     /// it says nothing of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub touches: Vec<String>,
+    /// The instruction that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<IssueNo>,
+    /// It is an instruction: it becomes issues, and no code itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<Instruction>,
+    /// What must be true when it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acceptance: Vec<String>,
     /// What is asked for; Markdown.
     #[serde(skip)]
     pub body: String,
 }
+
+/// What is particular to an issue that is to become others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instruction {
+    /// Its issues are approved as soon as they are filed.
+    pub auto_approve: bool,
+    /// Issues that came of it, in the order in which they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<IssueNo>,
+    /// Those that are over, in the order in which they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<PartDone>,
+}
+
+/// What came of one issue of an instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartDone {
+    /// The issue.
+    pub issue: IssueNo,
+    /// Its title.
+    pub title: String,
+    /// The pull request that was merged for it; none where it was given up.
+    pub pr: Option<PrNo>,
+    /// Its code runs that came to an end of their own.
+    pub rounds: u32,
+    /// All its runs.
+    pub runs: u32,
+    /// What they used.
+    #[serde(default, skip_serializing_if = "Spent::is_nothing")]
+    pub spent: Spent,
+}
+
+/// Label of a pull request that changes more than an automatic gate lets through.
+pub const OVERSIZED: &str = "oversized";
 
 /// Label of work that a person must look at.
 pub const NEEDS_HUMAN: &str = "needs-human";
@@ -358,8 +407,14 @@ impl UsageTotal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
+    /// Splits an instruction into issues.
+    Split,
+    /// Plans the work on an issue.
+    Plan,
     /// Writes code.
     Code,
+    /// Reviews the pushed commit.
+    Review,
     /// Checks the pushed commit.
     Check,
     /// Checks the merge commit of a pull request.
@@ -373,7 +428,10 @@ impl Purpose {
     /// The role that a run of this purpose has.
     pub fn role(&self) -> Role {
         match self {
+            Purpose::Split => Role::Split,
+            Purpose::Plan => Role::Plan,
             Purpose::Code => Role::Code,
+            Purpose::Review => Role::Review,
             Purpose::Check | Purpose::MergeTest { .. } => Role::Check,
         }
     }

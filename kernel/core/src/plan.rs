@@ -76,18 +76,20 @@ pub enum Action {
     Perform(String),
     /// Merge a pull request with the target in our own repository.
     Merge(PrNo),
+    /// Try the merge of a job's work with every open pull request.
+    Compare(IssueNo),
 }
 
 impl State {
     /// True when no work is left that no human gate holds.
     pub fn is_idle(&self) -> bool {
-        let waits = |job: &Job| match job.stage {
-            Stage::Proposed | Stage::NeedsHuman => true,
+        let waits = |job: &Job| match job.stage() {
+            Stage::SplitReady | Stage::PlanReady | Stage::Proposed | Stage::NeedsHuman => true,
+            // Its issues' own jobs say whether they go on.
+            Stage::Children => true,
             // Held back, or for an issue that waits itself.
-            Stage::Queued | Stage::CheckDue { .. } => {
-                !self.queue.holds(job.issue) || self.is_out_of_money(job)
-            }
-            Stage::Coding { .. } | Stage::Publishing { .. } | Stage::Checking { .. } => false,
+            due if due.is_due() => !self.queue.holds(job.issue) || self.is_out_of_money(job),
+            _ => false,
         };
         if self.meta.frozen.is_some() {
             return self.runs.is_empty() && self.effects.is_empty();
@@ -135,7 +137,7 @@ impl State {
         self.jobs
             .values()
             .filter(|job| {
-                job.stage == Stage::NeedsHuman
+                *job.stage() == Stage::NeedsHuman
                     || self.lost_dependency(job).is_some()
                     || self.is_out_of_money(job)
             })
@@ -144,7 +146,7 @@ impl State {
 
     /// An issue that had to be done before a job's next run, and was given up.
     pub fn lost_dependency(&self, job: &Job) -> Option<IssueNo> {
-        let waits = matches!(job.stage, Stage::Queued | Stage::CheckDue { .. });
+        let waits = job.stage().is_due();
         let depends_on = &self.issues.get(&job.issue).filter(|_| waits)?.depends_on;
         let is_lost = |on: &&IssueNo| !self.issues.contains_key(on);
         depends_on.iter().find(is_lost).copied()
@@ -175,6 +177,9 @@ pub fn plan(state: &State, observed: &Observed, now: Now) -> Vec<Action> {
         return actions;
     }
     merges(state, &mut actions);
+    let opening = |job: &&Job| matches!(job.stage(), Stage::Opening { .. });
+    let opening = state.jobs.values().filter(opening);
+    actions.extend(opening.map(|job| Action::Compare(job.issue)));
     if !observed.draining {
         if !observed.merges_only {
             gates(state, &mut actions);
@@ -246,14 +251,15 @@ fn is_wanted(state: &State, id: RunId, purpose: &Purpose) -> bool {
     let Some(job) = state.jobs.get(&id.job) else {
         return false;
     };
-    match (purpose, &job.stage) {
-        (Purpose::Code, Stage::Coding { run }) | (Purpose::Check, Stage::Checking { run, .. }) => {
-            *run == id
+    match purpose {
+        Purpose::MergeTest { pr } => {
+            let pr = state.prs.get(pr);
+            let tests = |pr: &Pr| matches!(&pr.state, PrState::Testing { run: Some(run), .. } if *run == id);
+            *job.stage() == Stage::Proposed && pr.is_some_and(tests)
         }
-        (Purpose::MergeTest { pr }, Stage::Proposed) => state.prs.get(pr).is_some_and(
-            |pr| matches!(&pr.state, PrState::Testing { run: Some(run), .. } if *run == id),
-        ),
-        _ => false,
+        Purpose::Split | Purpose::Plan | Purpose::Code | Purpose::Check | Purpose::Review => {
+            job.stage().run() == Some(id) && job.stage().purpose().as_ref() == Some(purpose)
+        }
     }
 }
 

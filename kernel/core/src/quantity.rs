@@ -15,6 +15,10 @@ pub struct Seconds(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Milli(pub u64);
 
+/// How sure somebody is, in thousandths from 0 to 1000; written as a number from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Confidence(pub u16);
+
 /// True for what a file need not name, since it is as without it.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -144,6 +148,30 @@ impl Serialize for Bytes {
 impl Serialize for Seconds {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+impl fmt::Display for Confidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Milli(self.0.into()).fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Confidence {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        from_text(d, "a number from 0 to 1, such as 0.9", |text| {
+            let number: f64 = text.parse().ok()?;
+            // What has more decimals is rounded: a model writes what it likes.
+            (0.0..=1.0)
+                .contains(&number)
+                .then(|| Self((number * 1000.0).round() as u16))
+        })
+    }
+}
+
+impl Serialize for Confidence {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(f64::from(self.0) / 1000.0)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     change::FileChange,
+    history::History,
     ids::{IssueNo, PrNo, RunId},
     model::{Comment, ConfigInForce, Drafts, Effect, FORMAT, Issue, Job, Meta, Pr, Run},
     schedule::Queue,
@@ -16,6 +17,8 @@ pub struct State {
     pub meta: Meta,
     /// `config.yaml`.
     pub config: ConfigInForce,
+    /// `history.yaml`.
+    pub history: History,
     /// Open issues.
     pub issues: BTreeMap<IssueNo, Issue>,
     /// Comments of open issues, by issue and number.
@@ -74,6 +77,8 @@ pub struct Delta {
     pub meta: Option<Meta>,
     /// New `config.yaml`.
     pub config: Option<ConfigInForce>,
+    /// New `history.yaml`.
+    pub history: Option<History>,
     /// Issues.
     pub issues: BTreeMap<IssueNo, Put<Issue>>,
     /// Comments.
@@ -120,6 +125,7 @@ impl State {
                 holder: None,
             },
             config: ConfigInForce::default(),
+            history: History::default(),
             issues: BTreeMap::new(),
             comments: BTreeMap::new(),
             prs: BTreeMap::new(),
@@ -146,6 +152,9 @@ impl State {
         }
         if let Some(config) = delta.config {
             self.config = config;
+        }
+        if let Some(history) = delta.history {
+            self.history = history;
         }
         let of_issues = delta.issues.keys().chain(delta.jobs.keys());
         let touched: BTreeSet<IssueNo> = of_issues.copied().collect();
@@ -192,6 +201,7 @@ impl State {
             match parts.as_slice() {
                 ["meta.yaml"] => {}
                 ["config.yaml"] => state.config = parse(path, bytes)?,
+                ["history.yaml"] => state.history = parse(path, bytes)?,
                 ["issues", "open", name] if name.ends_with(".md") => {
                     let mut issue: Issue =
                         front(path, bytes, |issue: &mut Issue, body| issue.body = body)?;
@@ -249,6 +259,9 @@ impl Delta {
         let mut out = Vec::new();
         if let Some(config) = &self.config {
             out.push(write("config.yaml".to_owned(), yaml(config)));
+        }
+        if let Some(history) = &self.history {
+            out.push(write("history.yaml".to_owned(), yaml(history)));
         }
         for (key, put) in &self.effects {
             entity(

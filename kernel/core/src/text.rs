@@ -74,6 +74,16 @@ fn ceil(text: &str, mut at: usize) -> usize {
     at
 }
 
+/// A span of time for people, in its largest unit.
+pub fn span(seconds: i64) -> String {
+    match seconds.max(0) {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

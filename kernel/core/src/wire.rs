@@ -5,7 +5,10 @@
 //! `/run/factory/gw.sock`. Processes only wake each other: nothing durable is
 //! in any of these messages before it is in Git.
 
-use crate::ids::{Oid, RunId};
+use crate::{
+    grant::Role,
+    ids::{Oid, RunId},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -79,8 +82,10 @@ pub struct RunFile {
 pub enum RunTask {
     /// Run an engine on the brief, commit what it left, push.
     Engine {
-        /// Branch to work on and to push (without `refs/heads/`).
-        branch: String,
+        /// What its engine is for; decides what its report has to look like.
+        role: Role,
+        /// Branch to work on and to push (without `refs/heads/`); none for one that only reads.
+        branch: Option<String>,
         /// How the engine is started.
         engine: EngineLaunch,
         /// Seconds without a sign of life from the engine until it is ended.
@@ -90,6 +95,10 @@ pub enum RunTask {
         /// A checkpoint to begin from: its parent is checked out, its `work` is
         /// laid over it uncommitted, its `session` is given to the engine.
         resume: Option<Oid>,
+        /// Of that checkpoint, only the session: its work was handed in, and may have been
+        /// gone on with since.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        session_only: bool,
         /// Subject line for what the engine left uncommitted.
         leftover_subject: String,
     },

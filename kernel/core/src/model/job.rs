@@ -1,6 +1,6 @@
 //! Jobs.
 
-use super::Seconds;
+use super::{Change, Checked, IllegalTransition, Review, Seconds, Stage};
 use crate::{
     budget::Spent,
     config::EngineKind,
@@ -8,6 +8,7 @@ use crate::{
     exit::LONGEST_BACKOFF,
     ids::{IssueNo, Oid, PrNo, RunId},
     quantity::Bytes,
+    route::Route,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +20,26 @@ pub struct Job {
     pub issue: IssueNo,
     /// Work branch.
     pub branch: String,
-    /// Where the job stands.
-    pub stage: Stage,
+    /// Where the job stands; changed by [`Job::enter`] alone.
+    stage: Stage,
+    /// How its work is done, decided when it was approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
+    /// The plan of its work, as validated JSON text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// What the newest commit on its branch changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
+    /// What the checks said of that commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Checked>,
+    /// What the newest review says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<Review>,
+    /// It was asked once to become smaller.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked_to_split: bool,
     /// A run of it was granted since its last approval, and since it last waited for a
     /// person or another issue.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -78,69 +97,82 @@ pub struct Resume {
     pub session: Option<String>,
     /// Target commit whose intent layer that session was briefed with.
     pub intent: Oid,
-}
-
-/// Where a job stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// Waits for a slot for its next code run.
-    Queued,
-    /// A code run lives.
-    Coding {
-        /// The run.
-        run: RunId,
-    },
-    /// The work branch is being moved to what was pushed.
-    Publishing {
-        /// The pushed commit.
-        commit: Oid,
-        /// What follows.
-        then: Next,
-    },
-    /// Waits for a slot for its check run.
-    CheckDue {
-        /// The commit to check.
-        commit: Oid,
-    },
-    /// A check run lives.
-    Checking {
-        /// The commit.
-        commit: Oid,
-        /// The run.
-        run: RunId,
-    },
-    /// The pull request is open.
-    Proposed,
-    /// A person must look at it.
-    NeedsHuman,
-}
-
-/// What follows when the work branch was moved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Next {
-    /// The checks.
-    Check,
-    /// Another code run: this one left unfinished work.
-    Code,
-    /// A person: another run would fail the same way.
-    Human {
-        /// What is wrong and what to do.
-        why: String,
-    },
+    /// The run came to its own end: its work is on the branch, and only its session is
+    /// gone on with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
 }
 
 impl Job {
+    /// A job that begins now.
+    pub fn new(issue: IssueNo, branch: String, stage: Stage, now: Seconds) -> Self {
+        Self {
+            issue,
+            branch,
+            stage,
+            route: None,
+            plan: None,
+            change: None,
+            checked: None,
+            review: None,
+            asked_to_split: false,
+            begun: false,
+            since: now,
+            held_by: None,
+            bumped: None,
+            rounds: 0,
+            breaks: 0,
+            losses: 0,
+            not_before: None,
+            memory: None,
+            spent: Spent::default(),
+            resume: None,
+            unchecked: None,
+            pr: None,
+            feedback: None,
+            summary: None,
+            story: Vec::new(),
+        }
+    }
+
+    /// Where the job stands.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Goes to another stage.
+    ///
+    /// # Errors
+    /// Where that one cannot follow; the job stays where it is.
+    pub fn enter(&mut self, stage: Stage) -> Result<(), IllegalTransition> {
+        let (from, to) = (self.stage.kind(), stage.kind());
+        if !from.followers().contains(&to) {
+            return Err(IllegalTransition { from, to });
+        }
+        self.stage = stage;
+        Ok(())
+    }
+
     /// True from its first run on, until it is done or a person must look at what never
     /// became a pull request.
     pub fn is_under_way(&self) -> bool {
         match self.stage {
-            Stage::Queued | Stage::CheckDue { .. } => self.begun || self.pr.is_some(),
+            Stage::PlanDue | Stage::Queued | Stage::CheckDue { .. } | Stage::ReviewDue { .. } => {
+                self.begun || self.pr.is_some()
+            }
             Stage::NeedsHuman => self.pr.is_some(),
-            Stage::Coding { .. }
+            // An instruction changes nothing itself, and a plan that waits keeps nobody waiting.
+            Stage::SplitDue
+            | Stage::Splitting { .. }
+            | Stage::SplitReady
+            | Stage::Children
+            | Stage::PlanReady => false,
+            Stage::Planning { .. }
+            | Stage::Coding { .. }
             | Stage::Publishing { .. }
             | Stage::Checking { .. }
+            | Stage::Reviewing { .. }
+            | Stage::Opening { .. }
             | Stage::Proposed => true,
         }
     }

@@ -1,6 +1,6 @@
 //! Pull requests.
 
-use super::Seconds;
+use super::{Checked, Conflict, Evidence, Review, Seconds};
 use crate::ids::{IssueNo, Oid, PrNo, RunId};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,18 @@ pub struct Pr {
     pub state: PrState,
     /// The commit whose checks passed, with the run that shows it.
     pub checked: Option<Checked>,
+    /// What its newest review says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<Review>,
+    /// What speaks for and against merging it without a person, as it was last judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+    /// Labels, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Open pull requests that it conflicts with, as they were when it was opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Conflict>,
     /// When it was opened.
     pub created: Seconds,
     /// Why the last attempt to merge did not go through.
@@ -29,16 +41,6 @@ pub struct Pr {
     /// What was done; Markdown.
     #[serde(skip)]
     pub body: String,
-}
-
-/// Evidence that checks passed on a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Checked {
-    /// The commit.
-    pub commit: Oid,
-    /// The check run.
-    pub run: RunId,
 }
 
 /// Where a pull request stands.
@@ -70,6 +72,9 @@ pub enum PrState {
         worktree: Option<String>,
         /// The check run, once granted.
         run: Option<RunId>,
+        /// The checks failed once: whether they do again is looked at.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        rerun: bool,
     },
     /// The target branch is being moved; the effect says from where to where.
     Advancing {

@@ -23,7 +23,7 @@ use crate::{
     config::{AgentType, Amounts, Slots},
     event::Now,
     ids::IssueNo,
-    model::{Job, PrState, Purpose, Run, RunState, Stage},
+    model::{Job, PrState, Purpose, Run, RunState},
     plan::Observed,
     quantity::{Bytes, Milli},
     state::State,
@@ -90,7 +90,7 @@ impl Code {
         if !breakers.any(|breaker| breaker.tries_at.is_some()) {
             return Code::Open;
         }
-        let lives = |run: &Run| run.is_open() && run.purpose == Purpose::Code;
+        let lives = |run: &Run| run.is_open() && run.purpose.role().has_engine();
         match state.runs.values().any(lives) {
             true => Code::Shut(Full::Trying),
             false => Code::One,
@@ -273,13 +273,16 @@ impl Room {
                 return Err(Full::Cpus { missing: Milli(n) });
             }
         }
-        if *purpose == Purpose::Code {
+        if purpose.role().has_engine() {
             if let Code::Shut(why) = self.code {
                 return Err(why);
             }
             let mut purse = self.purse.clone();
             purse.take(state, job)?;
-            self.begin(state, job)?;
+            // An instruction touches nothing and becomes no pull request.
+            if *purpose != Purpose::Split {
+                self.begin(state, job)?;
+            }
             self.purse = purse;
             if self.code == Code::One {
                 self.code = Code::Shut(Full::Trying);
@@ -360,10 +363,9 @@ impl<'a> Iterator for InLine<'a> {
                 continue;
             };
             if !self.state.has_open_run(issue) {
-                let purpose = test.unwrap_or(match job.stage {
-                    Stage::CheckDue { .. } => Purpose::Check,
-                    _ => Purpose::Code,
-                });
+                let Some(purpose) = test.or_else(|| job.stage().purpose()) else {
+                    continue;
+                };
                 return Some((job, purpose));
             }
         }

@@ -4,7 +4,7 @@ use super::Full;
 use crate::{
     budget::{Limit, Spent},
     event::Now,
-    model::{Job, Run, Stage},
+    model::{Job, Run},
     quantity::Milli,
     state::State,
 };
@@ -98,7 +98,9 @@ impl State {
 
     /// True while a job waits for its next code run and may spend nothing: a person decides.
     pub fn is_out_of_money(&self, job: &Job) -> bool {
-        job.stage == Stage::Queued && self.has_nothing_left(job)
+        job.stage().purpose().is_some_and(|p| p.role().has_engine())
+            && job.stage().is_due()
+            && self.has_nothing_left(job)
     }
 
     /// True where a code run of a job may use nothing, whatever the others do.

@@ -21,7 +21,7 @@ use std::{
 /// Where a job stands in line; the smallest goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
-    /// Checks go before new code: they are nearer to their end.
+    /// Checks and reviews go before new code: they are nearer to their end.
     is_code: bool,
     /// What a person put in front goes before the rest.
     is_ordinary: bool,
@@ -295,7 +295,7 @@ struct Touches {
 /// What a job under way touches, or one that could be if it were not barred.
 fn touches(issue: &Issue, job: &Job) -> Option<Touches> {
     let is_claim = job.is_under_way();
-    let waits = matches!(job.stage, Stage::Queued | Stage::CheckDue { .. });
+    let waits = job.stage().is_due();
     // One that waits for others keeps nobody waiting: it may be waiting for those.
     let is_out = is_claim && waits && !issue.depends_on.is_empty();
     let may_overlap = issue.touches.is_empty() || issue.has_label(MAY_OVERLAP);
@@ -308,14 +308,10 @@ fn touches(issue: &Issue, job: &Job) -> Option<Touches> {
 
 /// Where a job stands in line; none where it waits for no slot, or for something else first.
 fn turn(issue: &Issue, job: &Job) -> Option<Turn> {
-    let is_code = match job.stage {
-        Stage::Queued => true,
-        Stage::CheckDue { .. } => false,
-        Stage::Coding { .. }
-        | Stage::Publishing { .. }
-        | Stage::Checking { .. }
-        | Stage::Proposed
-        | Stage::NeedsHuman => return None,
+    let is_code = match job.stage() {
+        Stage::CheckDue { .. } | Stage::ReviewDue { .. } => false,
+        due if due.is_due() => true,
+        _ => return None,
     };
     if job.held_by.is_some() || !issue.depends_on.is_empty() {
         return None;

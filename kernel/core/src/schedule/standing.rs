@@ -51,6 +51,15 @@ pub enum Wait {
         /// The pull request.
         pr: PrNo,
     },
+    /// Its plan waits for a person.
+    Plan,
+    /// The issues that it became wait for a person.
+    Split,
+    /// The issues that it became are not done yet.
+    Children {
+        /// How many are open.
+        open: usize,
+    },
     /// A person must look at it.
     Human,
     /// A person holds it back.
@@ -163,10 +172,17 @@ fn outside_the_line(state: &State, issue: &Issue, job: Option<&Job>, now: Now) -
         PrState::Testing { run, .. } => run,
         _ => None,
     });
-    match (&job.stage, job.pr) {
-        (Stage::Coding { run } | Stage::Checking { run, .. }, _) => Standing::Runs { run: *run },
-        (Stage::Publishing { .. }, _) => Standing::UnderWay,
+    if let Some(run) = job.stage().run() {
+        return Standing::Runs { run };
+    }
+    match (job.stage(), job.pr) {
+        (Stage::Publishing { .. } | Stage::Opening { .. }, _) => Standing::UnderWay,
         (Stage::NeedsHuman, _) => Standing::Waits(Wait::Human),
+        (Stage::PlanReady, _) => Standing::Waits(Wait::Plan),
+        (Stage::SplitReady, _) => Standing::Waits(Wait::Split),
+        (Stage::Children, _) => Standing::Waits(Wait::Children {
+            open: state.open_children(issue),
+        }),
         (Stage::Proposed, Some(pr)) if is_ready(state, pr) => Standing::Waits(Wait::Merge { pr }),
         (Stage::Proposed, pr) => match run_of_pr {
             Some(run) => Standing::Runs { run },
@@ -178,7 +194,20 @@ fn outside_the_line(state: &State, issue: &Issue, job: Option<&Job>, now: Now) -
                 standing => standing,
             },
         },
-        (Stage::Queued | Stage::CheckDue { .. }, _) => blocked(state, issue, job, now),
+        (
+            Stage::SplitDue
+            | Stage::PlanDue
+            | Stage::Queued
+            | Stage::CheckDue { .. }
+            | Stage::ReviewDue { .. }
+            // These have a run.
+            | Stage::Splitting { .. }
+            | Stage::Planning { .. }
+            | Stage::Coding { .. }
+            | Stage::Checking { .. }
+            | Stage::Reviewing { .. },
+            _,
+        ) => blocked(state, issue, job, now),
     }
 }
 
@@ -206,7 +235,7 @@ fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
     if let Some(on) = state.lost_dependency(job) {
         return Standing::Waits(Wait::GivenUp { on });
     }
-    if job.stage != Stage::Proposed
+    if *job.stage() != Stage::Proposed
         && let Some(on) = issue.depends_on.first().copied()
     {
         return Standing::Waits(Wait::DependsOn { on });
@@ -224,6 +253,12 @@ fn blocked(state: &State, issue: &Issue, job: &Job, now: Now) -> Standing {
 }
 
 impl State {
+    /// How many of the issues that an instruction became are open.
+    pub fn open_children(&self, issue: &Issue) -> usize {
+        let children = issue.instruction.iter().flat_map(|i| &i.children);
+        children.filter(|n| self.issues.contains_key(n)).count()
+    }
+
     /// True where the gate from issue to job opens by itself. What an agent filed needs a
     /// person: or else agents would give each other work without end.
     pub fn approves_by_itself(&self, issue: &Issue) -> bool {
@@ -288,6 +323,9 @@ impl fmt::Display for Wait {
                 write!(f, "waits for `factory resume`: {by} stopped all agents")
             }
             Wait::Merge { pr } => write!(f, "its pull request {pr} waits for you"),
+            Wait::Plan => f.write_str("its plan waits for your approval"),
+            Wait::Split => f.write_str("the issues that it became wait for your approval"),
+            Wait::Children { open } => write!(f, "waits for its issues: {open} open"),
             Wait::Human => f.write_str("needs you to look at it"),
             Wait::Held { by } => write!(f, "held by {by}"),
             Wait::DependsOn { on } => write!(f, "waits until #{on} is done"),

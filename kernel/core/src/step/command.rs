@@ -1,17 +1,17 @@
 //! Commands of people and automatic gates.
 
-use super::{job, queue, run, tx::Tx};
+use super::{job, queue, run, split, steer, tx::Tx};
 use crate::{
     budget::Spent,
     event::{Command, Refusal},
     ids::{IssueNo, PrNo},
-    model::{Issue, IssueState, NEEDS_HUMAN, PrState, REJECTED, Stage, TITLE_LIMIT},
+    model::{Issue, IssueState, Job, NEEDS_HUMAN, PrState, REJECTED, Stage, TITLE_LIMIT},
     schedule::{written_dependencies, written_touches},
     text,
 };
 
 /// Longest body or comment that is kept, in bytes.
-const TEXT_LIMIT: usize = 64 << 10;
+pub(super) const TEXT_LIMIT: usize = 64 << 10;
 
 pub(super) fn command(tx: &mut Tx<'_>, by: &str, command: Command) -> Result<String, Refusal> {
     match command {
@@ -23,21 +23,17 @@ pub(super) fn command(tx: &mut Tx<'_>, by: &str, command: Command) -> Result<Str
         } => new_issue(tx, by, &title, body, &labels, &done),
         Command::Approve(number) => approve(tx, by, number),
         Command::CloseIssue(number) => close(tx, by, number),
-        Command::Comment { issue, text } => {
-            bounded("comment", &text, TEXT_LIMIT)?;
-            tx.comment(issue, by, text)?;
-            Ok(format!("issue {issue}: comment by {by}"))
-        }
+        Command::Instruct { text, auto_approve } => split::instruct(tx, by, text, auto_approve),
+        Command::EditIssue { issue, title, body } => steer::edit(tx, by, issue, title, body),
+        Command::RequestChanges { pr, text } => steer::request_changes(tx, by, pr, text),
+        Command::Comment { issue, text } => steer::comment(tx, by, issue, text),
         Command::MergePr(number) => merge(tx, by, number),
         Command::Label { issue, add, remove } => queue::label(tx, by, issue, &add, &remove),
         Command::Depend { issue, on, off } => queue::depend(tx, by, issue, &on, &off),
         Command::Hold(number) => queue::hold(tx, by, number),
         Command::Release(number) => queue::release(tx, by, number),
         Command::Bump(number) => queue::bump(tx, by, number),
-        Command::Retry(number) => match tx.job(number).map(|job| job.stage) {
-            Some(Stage::NeedsHuman) => approve(tx, by, number),
-            _ => queue::retry(tx, by, number),
-        },
+        Command::Retry(number) => steer::retry(tx, by, number),
         Command::Cancel(number) => cancel(tx, by, number),
         Command::Freeze => run::freeze(tx, by),
         Command::Thaw => run::thaw(tx, by),
@@ -45,7 +41,7 @@ pub(super) fn command(tx: &mut Tx<'_>, by: &str, command: Command) -> Result<Str
     }
 }
 
-fn bounded(what: &'static str, text: &str, limit: usize) -> Result<(), Refusal> {
+pub(super) fn bounded(what: &'static str, text: &str, limit: usize) -> Result<(), Refusal> {
     if text.trim().is_empty() {
         return Err(Refusal::Empty(what));
     }
@@ -59,6 +55,17 @@ fn bounded(what: &'static str, text: &str, limit: usize) -> Result<(), Refusal> 
     Ok(())
 }
 
+pub(super) fn body_fits(body: &str) -> Result<(), Refusal> {
+    match body.len() {
+        bytes if bytes > TEXT_LIMIT => Err(Refusal::TooLong {
+            what: "body",
+            bytes,
+            limit: TEXT_LIMIT,
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn new_issue(
     tx: &mut Tx<'_>,
     by: &str,
@@ -69,13 +76,7 @@ fn new_issue(
 ) -> Result<String, Refusal> {
     let title = text::one_line(title);
     bounded("title", &title, TITLE_LIMIT)?;
-    if body.len() > TEXT_LIMIT {
-        return Err(Refusal::TooLong {
-            what: "body",
-            bytes: body.len(),
-            limit: TEXT_LIMIT,
-        });
-    }
+    body_fits(&body)?;
     let now = tx.now.0;
     let number = tx.next_issue();
     let note = format!("issue {number}: filed by {by}: {title}");
@@ -91,6 +92,9 @@ fn new_issue(
         runs: 0,
         depends_on: Vec::new(),
         touches: written_touches(&body)?,
+        parent: None,
+        instruction: None,
+        acceptance: Vec::new(),
         body,
     };
     queue::add_labels(&mut issue, labels)?;
@@ -101,18 +105,48 @@ fn new_issue(
     Ok(note)
 }
 
-fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
+pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let mut issue = tx.issue(number)?;
     let mut job = match tx.job(number) {
-        Some(job) if job.stage == Stage::NeedsHuman || tx.is_out_of_money(&job) => job,
+        Some(job) if *job.stage() == Stage::SplitReady => {
+            let children = issue.instruction.map(|i| i.children).unwrap_or_default();
+            let to = split::approve(tx, by, job, &children)?;
+            return Ok(format!(
+                "issue {number}: its issues approved by {by} -> {to}"
+            ));
+        }
+        Some(mut job) if *job.stage() == Stage::PlanReady => {
+            job.enter(Stage::Queued)?;
+            // It waits in line like one that begins: others went on meanwhile.
+            job.begun = false;
+            tx.put_job(job);
+            return Ok(format!("issue {number}: its plan approved by {by}"));
+        }
+        Some(mut job) if *job.stage() == Stage::NeedsHuman => {
+            job.enter(match (&issue.instruction, &job.plan) {
+                (Some(_), _) => Stage::SplitDue,
+                (None, None) if tx.config().planner_of(job::tier(&job)).is_some() => Stage::PlanDue,
+                (None, _) => Stage::Queued,
+            })?;
+            job
+        }
+        Some(job) if tx.is_out_of_money(&job) => job,
         Some(_) => return Err(Refusal::AlreadyApproved(number)),
         None => {
             let prefix = &tx.config().branch_prefix;
             let branch = text::branch_name(prefix, number, &issue.title);
-            job::new(number, branch, tx.now.0)
+            let job = Job::new(number, branch, Stage::Queued, tx.now.0);
+            match job::begin(tx, job)? {
+                Stage::Queued => {}
+                stage => {
+                    let mut job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
+                    job.enter(stage)?;
+                    tx.put_job(job);
+                }
+            }
+            tx.job(number).ok_or(Refusal::NoSuchJob(number))?
         }
     };
-    job.stage = Stage::Queued;
     job.begun = false;
     job.since = tx.now.0;
     job.not_before = None;
@@ -137,7 +171,8 @@ fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal
 
 fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let mut issue = tx.issue(number)?;
-    if let Some(job) = tx.job(number) {
+    let job = tx.job(number);
+    if let Some(job) = job.clone() {
         if let Some(pr) = job.pr {
             close_pr(tx, by, pr, format!("issue {number} was closed"))?;
         }
@@ -149,12 +184,20 @@ fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> 
         at: tx.now.0,
         pr: None,
     };
+    let children = issue.instruction.iter().flat_map(|i| i.children.clone());
+    let children: Vec<_> = children.filter(|n| tx.issue(*n).is_ok()).collect();
+    let over = issue.clone();
     tx.archive_issue(issue);
+    // Who gives an instruction up gives up what it became.
+    for child in children {
+        close(tx, by, child)?;
+    }
+    split::child_over(tx, &over, job.as_ref(), None)?;
     Ok(format!("issue {number}: closed by {by}"))
 }
 
 /// Ends the job; the issue waits at its gate again.
-fn cancel(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
+pub(super) fn cancel(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
     if let Some(pr) = job.pr {
         close_pr(tx, by, pr, format!("job {number} was cancelled"))?;
@@ -175,7 +218,7 @@ fn back_to_its_gate(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn merge(tx: &mut Tx<'_>, by: &str, number: PrNo) -> Result<String, Refusal> {
+pub(super) fn merge(tx: &mut Tx<'_>, by: &str, number: PrNo) -> Result<String, Refusal> {
     let mut pr = tx.pr(number)?;
     if pr.state != PrState::Ready {
         return Err(Refusal::NotAtGate {
@@ -192,9 +235,9 @@ fn merge(tx: &mut Tx<'_>, by: &str, number: PrNo) -> Result<String, Refusal> {
     tx.put_pr(pr);
     // Who merges what needed a person has looked at it.
     if let Some(mut job) = tx.job(issue_no)
-        && job.stage == Stage::NeedsHuman
+        && *job.stage() == Stage::NeedsHuman
     {
-        job.stage = Stage::Proposed;
+        job.enter(Stage::Proposed)?;
         job.not_before = None;
         job.breaks = 0;
         job.losses = 0;

@@ -1,6 +1,6 @@
 //! Ends of runs: which class they are of, and what follows.
 
-use super::{job, merge, reported, tx::Tx};
+use super::{checked, job, reading, reported, tx::Tx};
 use crate::{
     breaker::{Breaker, Part},
     engine::{self, Verdict},
@@ -9,16 +9,13 @@ use crate::{
     grant::Role,
     ids::{Oid, RunId},
     inbox::{EngineExit, RunEnd},
-    model::{
-        Checked, ContainerExit, EffectKind, Job, Next, PrState, Purpose, Resume, Run, Seconds,
-        Stage,
-    },
+    model::{ContainerExit, EffectKind, Job, Next, PrState, Purpose, Resume, Run, Seconds, Stage},
     quantity::Bytes,
     text,
 };
 
 /// Longest output that is handed to the next run or shown in a story, in bytes.
-const OUTPUT_LIMIT: usize = 6 << 10;
+pub(super) const OUTPUT_LIMIT: usize = 6 << 10;
 
 /// A run whose container could not be made.
 pub(super) fn spawn_failed(tx: &mut Tx<'_>, id: RunId, why: &str) -> Result<String, Refusal> {
@@ -54,7 +51,7 @@ fn given_up(
     why: &str,
 ) -> Result<String, Refusal> {
     let by_itself = match run.grant.role {
-        Role::Code => run
+        Role::Split | Role::Plan | Role::Code | Role::Review => run
             .end
             .as_ref()
             .is_some_and(|end| end.exit == EngineExit::Code(0)),
@@ -95,7 +92,9 @@ fn finished(run: &Run) -> bool {
 fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusal> {
     let (id, class) = (run.id, ExitClass::OverBudget);
     // Nobody is to blame where what was left of the day was all that it had.
-    job.rounds += u32::from(tx.used_its_own(&run, &job));
+    if !run.grant.role.only_reads() {
+        job.rounds += u32::from(tx.used_its_own(&run, &job));
+    }
     let budget = run.grant.models.as_ref().map(|models| models.budget);
     let budget = budget.unwrap_or_default();
     let (retry, why) = match tx.has_nothing_left(&job) {
@@ -108,11 +107,20 @@ fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusa
             ),
         ),
     };
-    let pushed = pushed_by(&run);
-    let to = failed(tx, &run, job, (class, retry), &why, pushed)?;
+    let from = job.stage().kind().as_str();
+    let to = match run.grant.role.only_reads() {
+        true => match retry {
+            Retry::Human => job::needs_human(tx, job, &why)?,
+            _ => reading::again(tx, job, &run, class, &why)?,
+        },
+        false => {
+            let pushed = pushed_by(&run);
+            failed(tx, &run, job, (class, retry), &why, pushed)?
+        }
+    };
     judge(tx, &run, class, "");
     tx.end_run(run, class, "budget used up".to_owned());
-    Ok(format!("job {}: coding -> {to} ({id}, {class})", id.job))
+    Ok(format!("job {}: {from} -> {to} ({id}, {class})", id.job))
 }
 
 /// True for an end that a run comes to when it is told to stop.
@@ -126,7 +134,7 @@ fn fits_a_stop(run: &Run, exit: Option<ContainerExit>) -> bool {
 
 /// Whether a break counts towards giving up.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Blame {
+pub(super) enum Blame {
     Counts,
     Ours,
 }
@@ -154,13 +162,15 @@ fn open_run(tx: &mut Tx<'_>, id: RunId) -> Result<Open, Refusal> {
 /// The job, where it still waits for this very run.
 fn live_job_of(tx: &Tx<'_>, run: &Run) -> Option<Job> {
     let job = tx.job(run.id.job)?;
-    let waits = match (&run.purpose, &job.stage) {
-        (Purpose::Code, Stage::Coding { run: id })
-        | (Purpose::Check, Stage::Checking { run: id, .. }) => *id == run.id,
-        (Purpose::MergeTest { pr }, Stage::Proposed) => {
-            matches!(tx.pr(*pr).ok()?.state, PrState::Testing { run: Some(id), .. } if id == run.id)
+    let waits = match &run.purpose {
+        Purpose::MergeTest { pr } => {
+            let tests =
+                |state| matches!(state, PrState::Testing { run: Some(id), .. } if id == run.id);
+            *job.stage() == Stage::Proposed && tx.pr(*pr).is_ok_and(|pr| tests(pr.state))
         }
-        _ => false,
+        purpose => {
+            job.stage().run() == Some(run.id) && job.stage().purpose().as_ref() == Some(purpose)
+        }
     };
     waits.then_some(job)
 }
@@ -189,7 +199,8 @@ fn settled(
     }
     match (run.grant.role, run.end.clone()) {
         (Role::Code, Some(end)) => code_ended(tx, run, job, &end),
-        (Role::Code, None) => broke_off(
+        (Role::Split | Role::Plan | Role::Review, Some(end)) => reading::ended(tx, run, job, &end),
+        (Role::Split | Role::Plan | Role::Code | Role::Review, None) => broke_off(
             tx,
             run,
             job,
@@ -197,7 +208,7 @@ fn settled(
             "it ended without a word",
             Blame::Counts,
         ),
-        (Role::Check, _) => check_ended(tx, run, job, exit),
+        (Role::Check, _) => checked::ended(tx, run, job, exit),
     }
 }
 
@@ -219,6 +230,7 @@ fn remember(job: &mut Job, run: &Run) {
             start: run.grant.start.clone(),
             session,
             intent,
+            finished: false,
         }),
         None => run.resume.clone().map(|resume| Resume {
             session: resume.session.filter(|_| !unusable),
@@ -228,7 +240,7 @@ fn remember(job: &mut Job, run: &Run) {
 }
 
 /// A run that did not come to its own end, and is tried again as its class says.
-fn broke_off(
+pub(super) fn broke_off(
     tx: &mut Tx<'_>,
     run: Run,
     mut job: Job,
@@ -246,20 +258,14 @@ fn broke_off(
         }
         wait(&mut job, class, tx.now.0);
     }
-    let stage = match &run.purpose {
-        Purpose::Code => Stage::Queued,
-        Purpose::Check => Stage::CheckDue {
-            commit: run.grant.start.clone(),
-        },
-        Purpose::MergeTest { pr } => {
-            let mut pr = tx.pr(*pr)?;
-            if let PrState::Testing { run, .. } = &mut pr.state {
-                *run = None;
-            }
-            tx.put_pr(pr);
-            Stage::Proposed
+    let stage = job.stage().due_again();
+    if let Purpose::MergeTest { pr } = &run.purpose {
+        let mut pr = tx.pr(*pr)?;
+        if let PrState::Testing { run, .. } = &mut pr.state {
+            *run = None;
         }
-    };
+        tx.put_pr(pr);
+    }
     tx.end_run(run.clone(), class, text::one_line(why));
     let doubled = job.memory.is_some();
     let gives_up = match class.retry() {
@@ -282,7 +288,7 @@ fn broke_off(
     let pushed = pushed_by(&run);
     let to = match (gives_up, pushed, &run.purpose) {
         (Some(why), Some(commit), Purpose::Code) => {
-            publish(tx, job, &run, commit, Next::Human { why })
+            publish(tx, job, &run, commit, Next::Human { why })?
         }
         (Some(why), _, _) => job::needs_human(tx, job, &why)?,
         (None, pushed, Purpose::Code) => {
@@ -290,22 +296,23 @@ fn broke_off(
             job.feedback = Some(format!("The run before you ({id}) broke off: {why}."));
             match pushed {
                 // What it pushed is not lost: the next run starts from it.
-                Some(commit) => publish(tx, job, &run, commit, Next::Code),
+                Some(commit) => publish(tx, job, &run, commit, Next::Code)?,
                 None => {
-                    job.stage = stage;
+                    job.enter(stage)?;
                     tx.put_job(job);
                     "queued".to_owned()
                 }
             }
         }
-        (None, _, Purpose::Check | Purpose::MergeTest { .. }) => {
-            let due = match stage {
-                Stage::Proposed => "merge test due",
-                _ => "check due",
-            };
-            job.stage = stage;
+        (None, _, Purpose::MergeTest { .. }) => {
             tx.put_job(job);
-            due.to_owned()
+            "merge test due".to_owned()
+        }
+        (None, _, Purpose::Split | Purpose::Plan | Purpose::Check | Purpose::Review) => {
+            let due = stage.kind().as_str().to_owned();
+            job.enter(stage)?;
+            tx.put_job(job);
+            due
         }
     };
     Ok(format!(
@@ -328,7 +335,13 @@ fn pushed_by(run: &Run) -> Option<Oid> {
 }
 
 /// Records the move of the work branch from where the run found it to what the run pushed.
-fn publish(tx: &mut Tx<'_>, mut job: Job, run: &Run, commit: Oid, then: Next) -> String {
+fn publish(
+    tx: &mut Tx<'_>,
+    mut job: Job,
+    run: &Run,
+    commit: Oid,
+    then: Next,
+) -> Result<String, Refusal> {
     let kind = EffectKind::MoveBranch {
         issue: job.issue,
         branch: job.branch.clone(),
@@ -337,9 +350,9 @@ fn publish(tx: &mut Tx<'_>, mut job: Job, run: &Run, commit: Oid, then: Next) ->
     };
     tx.put_effect(format!("branch-{}", run.id), kind);
     job.unchecked = (then != Next::Check).then(|| commit.clone());
-    job.stage = Stage::Publishing { commit, then };
+    job.enter(Stage::Publishing { commit, then })?;
     tx.put_job(job);
-    "publishing".to_owned()
+    Ok("publishing".to_owned())
 }
 
 fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<String, Refusal> {
@@ -372,7 +385,11 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
                 }
             };
             job.story.push(format!("{id}: {outcome}"));
-            (ExitClass::Ok, outcome, publish(tx, job, &run, commit, then))
+            (
+                ExitClass::Ok,
+                outcome,
+                publish(tx, job, &run, commit, then)?,
+            )
         }
         (Verdict::Finished, None)
             if job.unchecked.as_ref() == Some(&run.grant.start) && end.push_problem.is_none() =>
@@ -426,7 +443,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
 }
 
 /// What the end of a code run says of the parts that others need as well.
-fn judge(tx: &mut Tx<'_>, run: &Run, class: ExitClass, outcome: &str) {
+pub(super) fn judge(tx: &mut Tx<'_>, run: &Run, class: ExitClass, outcome: &str) {
     let blamed = Part::blamed(class, run.usage.last_status);
     let now = tx.now.0;
     let breakers = &mut tx.meta().breakers;
@@ -463,7 +480,7 @@ fn failed(
     match (retry, pushed) {
         (Retry::Human, Some(commit)) => {
             let why = why.to_owned();
-            Ok(publish(tx, job, run, commit, Next::Human { why }))
+            publish(tx, job, run, commit, Next::Human { why })
         }
         (Retry::Human, None) => job::needs_human(tx, job, why),
         (Retry::None | Retry::Round | Retry::Again | Retry::Doubled, pushed) => {
@@ -479,7 +496,7 @@ fn failed(
                     job.feedback = Some(format!(
                         "{feedback}\nWhat it pushed is on your branch; go on from there."
                     ));
-                    Ok(publish(tx, job, run, commit, Next::Code))
+                    publish(tx, job, run, commit, Next::Code)
                 }
                 None => job::another_round(tx, job, feedback),
             }
@@ -488,7 +505,7 @@ fn failed(
 }
 
 /// Nothing is owed to earlier breaks any more, and the run's result is safe.
-fn came_to_its_end(job: &mut Job) {
+pub(super) fn came_to_its_end(job: &mut Job) {
     job.breaks = 0;
     job.losses = 0;
     job.not_before = None;
@@ -510,74 +527,4 @@ fn last_words(run: &Run, end: &RunEnd) -> String {
             .trim()
             .to_owned(),
     }
-}
-
-fn check_ended(
-    tx: &mut Tx<'_>,
-    run: Run,
-    mut job: Job,
-    exit: Option<ContainerExit>,
-) -> Result<String, Refusal> {
-    let id = run.id;
-    let output = run
-        .end
-        .as_ref()
-        .map(|end| text::trimmed(&end.last_output, OUTPUT_LIMIT))
-        .unwrap_or_default();
-    let commit = run.grant.start.clone();
-    // The verdict is pid 1's exit code as the container engine reports it.
-    let failed = match exit.map(|exit| exit.code) {
-        Some(0) => None,
-        Some(1) => Some(format!(
-            "The checks failed on {}:\n\n{output}",
-            commit.short()
-        )),
-        Some(124) => Some(format!(
-            "The checks did not end within {} on {}:\n\n{output}",
-            run.limits.wall,
-            commit.short()
-        )),
-        Some(125) => {
-            let why = format!("the checks could not be prepared: {output}");
-            return broke_off(tx, run, job, ExitClass::Lost, &why, Blame::Counts);
-        }
-        _ => {
-            return broke_off(
-                tx,
-                run,
-                job,
-                ExitClass::Lost,
-                "its container ended in an unknown way",
-                Blame::Counts,
-            );
-        }
-    };
-    came_to_its_end(&mut job);
-    let (stage, outcome) = match (&run.purpose, failed.is_some()) {
-        (Purpose::MergeTest { .. }, true) => ("testing the merge", "merge red"),
-        (Purpose::MergeTest { .. }, false) => ("testing the merge", "merge green"),
-        (Purpose::Code | Purpose::Check, true) => ("checking", "red"),
-        (Purpose::Code | Purpose::Check, false) => ("checking", "green"),
-    };
-    job.story.push(match &failed {
-        None => format!("{id}: checks passed on {}", commit.short()),
-        Some(why) => format!("{id}: {}", text::trimmed(&text::one_line(why), 300)),
-    });
-    let purpose = run.purpose.clone();
-    tx.end_run(run, ExitClass::Ok, outcome.to_owned());
-    let to = match (purpose, failed) {
-        (Purpose::MergeTest { pr }, None) => {
-            tx.put_job(job);
-            merge::advance(tx, pr)?
-        }
-        (Purpose::MergeTest { .. }, Some(why)) => {
-            let why = format!("Merged with the target branch, the work is red. {why}");
-            job::another_round(tx, job, why)?
-        }
-        (Purpose::Code | Purpose::Check, None) => {
-            job::propose(tx, job, commit.clone(), Some(Checked { commit, run: id }))?
-        }
-        (Purpose::Code | Purpose::Check, Some(why)) => job::another_round(tx, job, why)?,
-    };
-    Ok(format!("job {}: {stage} -> {to} ({id}, {outcome})", id.job))
 }

@@ -2,46 +2,61 @@
 
 use super::tx::Tx;
 use crate::{
-    budget::Spent,
+    config::Gate,
     event::Refusal,
+    evidence::{self, Known},
+    history::Went,
     ids::{IssueNo, Oid, PrNo},
-    model::{Checked, Issue, Job, NEEDS_HUMAN, Pr, PrState, Seconds, Stage},
+    model::{Conflict, Fact, Holds, Issue, Job, NEEDS_HUMAN, OVERSIZED, Pr, PrState, Stage, Tests},
     report::{outgoing_output, outgoing_text},
+    route::{Complexity, Route},
     text,
 };
 
 /// Author of what the kernel itself writes.
 pub(super) const FACTORY: &str = "factory";
 
-pub(super) fn new(issue: IssueNo, branch: String, now: Seconds) -> Job {
-    Job {
-        issue,
-        branch,
-        stage: Stage::Queued,
-        begun: false,
-        since: now,
-        held_by: None,
-        bumped: None,
-        rounds: 0,
-        breaks: 0,
-        losses: 0,
-        not_before: None,
-        memory: None,
-        spent: Spent::default(),
-        resume: None,
-        unchecked: None,
-        pr: None,
-        feedback: None,
-        summary: None,
-        story: Vec::new(),
-    }
-}
-
 pub(super) fn label(issue: &mut Issue, label: &str) {
     if !issue.has_label(label) {
         issue.labels.push(label.to_owned());
         issue.labels.sort();
     }
+}
+
+/// Begins the work on an approved issue: with its plan, where its tier asks for one.
+pub(super) fn begin(tx: &mut Tx<'_>, mut job: Job) -> Result<Stage, Refusal> {
+    let issue = tx.issue(job.issue)?;
+    let route = tx.route(&issue);
+    let planned = tx.config().planner_of(route.tier).is_some();
+    let line = format!("tier {} (score {})", route.tier, route.score);
+    job.story.push(line);
+    job.route = Some(route);
+    let stage = match planned {
+        true => Stage::PlanDue,
+        false => Stage::Queued,
+    };
+    tx.put_job(job);
+    Ok(stage)
+}
+
+/// The tier that a job is worked on in.
+pub(super) fn tier(job: &Job) -> Complexity {
+    job.route
+        .as_ref()
+        .map(|route| route.tier)
+        .unwrap_or_default()
+}
+
+/// A job whose plan is there: to its code, or to whoever decides on plans.
+pub(super) fn planned(tx: &mut Tx<'_>, mut job: Job) -> Result<String, Refusal> {
+    let stage = match tx.config().gates.plan {
+        Gate::Auto => Stage::Queued,
+        Gate::Human => Stage::PlanReady,
+    };
+    let to = stage.kind().as_str().to_owned();
+    job.enter(stage)?;
+    tx.put_job(job);
+    Ok(to)
 }
 
 /// Back to a code run that is told `feedback`, or to a person when the rounds are used up.
@@ -51,8 +66,8 @@ pub(super) fn another_round(
     mut job: Job,
     feedback: String,
 ) -> Result<String, Refusal> {
-    let limit = tx.config().rounds;
-    if job.rounds >= limit {
+    let limit = tx.config().rounds_of(tier(&job));
+    if job.rounds >= limit && !goes_up(tx, &mut job) {
         let rounds = job.rounds;
         let why = format!("{rounds} of {limit} rounds are used up. The last one: {feedback}");
         return needs_human(tx, job, &why);
@@ -67,9 +82,32 @@ pub(super) fn another_round(
         tx.put_pr(pr);
     }
     job.feedback = Some(feedback);
-    job.stage = Stage::Queued;
+    job.enter(Stage::Queued)?;
     tx.put_job(job);
     Ok("queued".to_owned())
+}
+
+/// One tier up with new rounds, where `factory.yaml` says that a job may.
+fn goes_up(tx: &Tx<'_>, job: &mut Job) -> bool {
+    let from = tier(job);
+    let (true, Some(up)) = (tx.config().tiers.of(from).escalate, from.up()) else {
+        return false;
+    };
+    let rounds = job.rounds;
+    job.story.push(format!(
+        "{rounds} rounds of tier {from} are used up: on to tier {up}"
+    ));
+    let route = job.route.get_or_insert_with(|| Route {
+        tier: from,
+        score: 0,
+        reasons: Vec::new(),
+    });
+    route.tier = up;
+    route.reasons.push(format!(
+        "one tier up: {rounds} rounds of tier {from} were used up"
+    ));
+    job.rounds = 0;
+    true
 }
 
 /// What a person is told of a job that may spend nothing more.
@@ -81,14 +119,68 @@ pub(super) fn out_of_money(tx: &Tx<'_>, job: &Job) -> String {
     )
 }
 
-/// To the checks, or, where there are none, to the pull request.
+/// To the checks, or, where there are none, to the review.
 pub(super) fn to_check(tx: &mut Tx<'_>, mut job: Job, commit: Oid) -> Result<String, Refusal> {
+    job.checked = None;
     if tx.config().checks.is_empty() {
-        return propose(tx, job, commit, None);
+        return to_review(tx, job, commit);
     }
-    job.stage = Stage::CheckDue { commit };
+    job.enter(Stage::CheckDue {
+        commit,
+        tests: Tests::Own,
+        rerun: false,
+    })?;
     tx.put_job(job);
-    Ok("check due".to_owned())
+    Ok("check-due".to_owned())
+}
+
+/// To the review, or, where nobody reviews, to the pull request.
+pub(super) fn to_review(tx: &mut Tx<'_>, mut job: Job, commit: Oid) -> Result<String, Refusal> {
+    if tx.config().reviewer().is_none() {
+        return to_opening(tx, job, commit);
+    }
+    job.enter(Stage::ReviewDue { commit })?;
+    tx.put_job(job);
+    Ok("review-due".to_owned())
+}
+
+/// To the pull request. One that is too large is given back once, to become smaller.
+pub(super) fn to_opening(tx: &mut Tx<'_>, mut job: Job, commit: Oid) -> Result<String, Refusal> {
+    let size = evidence::size(tx.config(), job.change.as_ref());
+    let is_large = job.change.is_some() && size.holds == Holds::No;
+    let has_rounds = job.rounds < tx.config().rounds_of(tier(&job));
+    if is_large && has_rounds && !job.asked_to_split {
+        job.asked_to_split = true;
+        job.story
+            .push(format!("asked to become smaller: {}", size.why));
+        let feedback = format!(
+            "Your work on {} is large: {}. If a part of it stands alone, leave only that on the branch, in new commits, and ask for the rest in the report's `issues`. If it cannot be split, add nothing and say in the report why.",
+            commit.short(),
+            size.why
+        );
+        // One that adds nothing goes on with what is there.
+        job.unchecked = Some(commit);
+        return another_round(tx, job, feedback);
+    }
+    job.enter(Stage::Opening { commit })?;
+    tx.put_job(job);
+    Ok("opening".to_owned())
+}
+
+/// The merge with every open pull request was tried: this one opens.
+pub(super) fn compared(
+    tx: &mut Tx<'_>,
+    number: IssueNo,
+    commit: &Oid,
+    conflicts: Vec<Conflict>,
+) -> Result<String, Refusal> {
+    let stale = || Refusal::Stale(format!("job {number}"));
+    let job = tx.job(number).ok_or_else(stale)?;
+    if !matches!(job.stage(), Stage::Opening { commit: of } if of == commit) {
+        return Err(stale());
+    }
+    let to = propose(tx, job, commit.clone(), conflicts)?;
+    Ok(format!("job {number}: opening -> {to}"))
 }
 
 /// A person must look: label, the whole story as a comment, pull request back at its gate.
@@ -121,44 +213,95 @@ pub(super) fn needs_human(tx: &mut Tx<'_>, mut job: Job, why: &str) -> Result<St
         pr.note = Some(format!("needs a person: {why}"));
         tx.put_pr(pr);
     }
-    job.stage = Stage::NeedsHuman;
+    // What passed its checks may be merged by whoever looks at it.
+    if job.pr.is_none()
+        && let Some(checked) = job.checked.clone()
+    {
+        let why = outgoing_text(&text::one_line(reason));
+        let note = Some(format!("needs a person: {why}"));
+        let number = put_proposal(tx, &mut job, checked.commit, Vec::new(), note)?;
+        tx.comment(
+            job.issue,
+            FACTORY,
+            format!("What passed the checks is pull request {number}; `factory pr show {number}` says what speaks against it.\n"),
+        )?;
+    }
+    if let Some(change) = &job.change {
+        let went = Went {
+            failed: 1,
+            ..Went::default()
+        };
+        tx.history().add(&change.places, went);
+    }
+    job.enter(Stage::NeedsHuman)?;
     job.feedback = None;
     tx.put_job(job);
     Ok("needs-human".to_owned())
 }
 
 /// Opens the job's pull request, or brings the open one up to date.
-pub(super) fn propose(
+fn propose(
     tx: &mut Tx<'_>,
     mut job: Job,
     head: Oid,
-    checked: Option<Checked>,
+    conflicts: Vec<Conflict>,
 ) -> Result<String, Refusal> {
+    let verb = match job.pr {
+        Some(_) => "updated",
+        None => "opened",
+    };
+    let number = put_proposal(tx, &mut job, head, conflicts, None)?;
+    job.enter(Stage::Proposed)?;
+    job.breaks = 0;
+    job.losses = 0;
+    tx.put_job(job);
+    Ok(format!("pr {number} {verb}"))
+}
+
+fn put_proposal(
+    tx: &mut Tx<'_>,
+    job: &mut Job,
+    head: Oid,
+    conflicts: Vec<Conflict>,
+    note: Option<String>,
+) -> Result<PrNo, Refusal> {
     let issue = tx.issue(job.issue)?;
     let now = tx.now.0;
-    let evidence = match &checked {
+    let known = Known {
+        head: &head,
+        change: job.change.as_ref(),
+        checked: job.checked.as_ref(),
+        review: job.review.as_ref(),
+        route: job.route.as_ref(),
+    };
+    let history = tx.history().clone();
+    let evidence = evidence::judge(tx.config(), &known, &history);
+    let checks = match &job.checked {
         Some(checked) => format!("Checks passed on {} ({}).", head.short(), checked.run),
         None => "Nothing was checked: `factory.yaml` names no checks.".to_owned(),
     };
     let body = format!(
-        "{}\n\nResolves issue {}. {evidence}\n",
+        "{}\n\nResolves issue {}. {checks}\n",
         job.summary.as_deref().unwrap_or(&issue.title).trim_end(),
         job.issue
     );
-    let (number, verb) = match job.pr {
-        Some(number) => (number, "updated"),
+    let (number, created) = match job.pr {
+        Some(number) => (number, tx.pr(number)?.created),
         None => {
             let meta = tx.meta();
             meta.last_pr += 1;
             meta.today.get_or_insert_default().count_pull_request(now);
-            (PrNo(meta.last_pr), "opened")
+            (PrNo(meta.last_pr), now)
         }
     };
-    let created = if job.pr.is_some() {
-        tx.pr(number)?.created
-    } else {
-        now
-    };
+    // An automatic gate that stays shut says why.
+    let note = note.or_else(|| {
+        let opens = tx.config().gates.merge == Gate::Human || evidence::nothing_against(&evidence);
+        (!opens).then(|| format!("a person decides: {}", evidence::against(&evidence)))
+    });
+    let is_large = evidence
+        .iter()
+        .any(|piece| piece.fact == Fact::Size && piece.holds == Holds::No);
     tx.put_pr(Pr {
         number,
         issue: job.issue,
@@ -166,15 +309,18 @@ pub(super) fn propose(
         branch: job.branch.clone(),
         head,
         state: PrState::Ready,
-        checked,
+        checked: job.checked.clone(),
+        review: job.review.clone(),
+        evidence,
+        conflicts,
+        labels: match is_large && job.change.is_some() {
+            true => vec![OVERSIZED.to_owned()],
+            false => Vec::new(),
+        },
         created,
-        note: None,
+        note,
         body,
     });
     job.pr = Some(number);
-    job.stage = Stage::Proposed;
-    job.breaks = 0;
-    job.losses = 0;
-    tx.put_job(job);
-    Ok(format!("pr {number} {verb}"))
+    Ok(number)
 }

@@ -2,14 +2,16 @@
 
 use super::{
     job::{self, FACTORY},
-    queue,
+    queue, split,
     tx::Tx,
 };
 use crate::{
     config,
     event::{EffectResult, MergeResult, Refusal},
-    ids::{IssueNo, Oid, PrNo},
-    model::{EffectKind, IssueState, Next, Pr, PrState, Stage},
+    evidence,
+    history::Went,
+    ids::{IssueNo, Oid, PrNo, RunId},
+    model::{Change, EffectKind, Evidence, Fact, Holds, IssueState, Next, Pr, PrState, Stage},
     rules::ToldPaths,
     text,
 };
@@ -42,27 +44,43 @@ fn branch_moved(
     new: Oid,
     result: EffectResult,
 ) -> Result<String, Refusal> {
-    let job = tx
+    let mut job = tx
         .job(number)
         .ok_or_else(|| Refusal::Stale(format!("job {number}")))?;
-    let Stage::Publishing { commit, then } = job.stage.clone() else {
+    let Stage::Publishing { commit, then } = job.stage().clone() else {
         return Err(Refusal::Stale(format!("job {number}")));
     };
     let to = match result {
-        EffectResult::Done => match then {
-            Next::Check => job::to_check(tx, job, commit)?,
-            Next::Code => {
-                let feedback = job.feedback.clone().unwrap_or_default();
-                job::another_round(tx, job, feedback)?
+        EffectResult::Moved { change } => {
+            job.change = Some(change);
+            match then {
+                Next::Check => job::to_check(tx, job, commit)?,
+                Next::Code => {
+                    let feedback = job.feedback.clone().unwrap_or_default();
+                    job::another_round(tx, job, feedback)?
+                }
+                Next::Human { why } => job::needs_human(tx, job, &why)?,
             }
-            Next::Human { why } => job::needs_human(tx, job, &why)?,
-        },
-        EffectResult::BranchTaken { found } => {
-            let there = found.map_or("was deleted".to_owned(), |oid| {
-                format!("is at {}, which is not ours", oid.short())
-            });
+        }
+        // Somebody worked on it meanwhile: that goes before what the run did.
+        EffectResult::BranchTaken {
+            found: Some((found, change)),
+        } => {
+            let short = found.short();
+            let text = format!(
+                "Somebody moved the branch `{branch}` to {short}, so the factory goes on from there. What the run made meanwhile is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.\n"
+            );
+            tx.comment(number, FACTORY, text)?;
+            job.story.push(format!(
+                "{branch}: somebody moved it to {short}; on from there"
+            ));
+            job.change = Some(change);
+            job.unchecked = None;
+            job::to_check(tx, job, found)?
+        }
+        EffectResult::BranchTaken { found: None } => {
             let why = format!(
-                "The branch `{branch}` {there}, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
+                "The branch `{branch}` was deleted, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
             );
             job::needs_human(tx, job, &why)?
         }
@@ -80,7 +98,8 @@ fn branch_moved(
             );
             job::needs_human(tx, job, &why)?
         }
-        EffectResult::TargetMoved
+        EffectResult::Done
+        | EffectResult::TargetMoved
         | EffectResult::TargetRefused { .. }
         | EffectResult::WorktreeChanged { .. } => {
             return Err(Refusal::Stale(format!("job {number}")));
@@ -119,7 +138,9 @@ fn target_advanced(
         EffectResult::TargetRefused { why } | EffectResult::Failed { why } => {
             Ok(back_to_gate(tx, pr, why))
         }
-        EffectResult::BranchTaken { .. } | EffectResult::BranchCheckedOut { .. } => {
+        EffectResult::Moved { .. }
+        | EffectResult::BranchTaken { .. }
+        | EffectResult::BranchCheckedOut { .. } => {
             Err(Refusal::Stale(format!("pr {number} ({})", merge.short())))
         }
     }
@@ -155,15 +176,26 @@ fn merged(tx: &mut Tx<'_>, number: PrNo, by: String, merge: Oid) -> Result<Strin
         at: tx.now.0,
         pr: Some(number),
     };
+    let over = issue.clone();
     tx.archive_issue(issue);
     queue::done(tx, issue_no)?;
     tx.archive_pr(pr);
-    if let Some(job) = tx.job(issue_no) {
+    let job = tx.job(issue_no);
+    if let Some(job) = job.clone() {
+        if let Some(change) = &job.change {
+            let went = Went {
+                merged: 1,
+                rounds: job.rounds,
+                failed: 0,
+            };
+            tx.history().add(&change.places, went);
+        }
         let done = tx.meta().done.get_or_insert_default();
         done.jobs += 1;
         done.spent = done.spent.plus(job.spent);
         tx.archive_job(job);
     }
+    split::child_over(tx, &over, job.as_ref(), Some(number))?;
     Ok(format!(
         "pr {number}: merged into {target} as {}, issue {issue_no} closed",
         merge.short()
@@ -183,7 +215,7 @@ pub(super) fn merge_made(
     match result {
         MergeResult::AlreadyMerged => merged(tx, number, by, target),
         MergeResult::Blocked { why } => Ok(back_to_gate(tx, pr, why)),
-        MergeResult::BranchMoved { found } => branch_of_pr_moved(tx, pr, found),
+        MergeResult::BranchMoved { found, change } => branch_of_pr_moved(tx, pr, found, change),
         MergeResult::Conflict { paths } => {
             let mut job = tx
                 .job(pr.issue)
@@ -232,6 +264,10 @@ pub(super) fn merge_made(
         }
         // No evidence opens this gate: what decides over the factory's work is not its own.
         MergeResult::Clean { protected, .. } if by == config::FILE && !protected.is_empty() => {
+            let holds = Holds::No;
+            let fact = Fact::Rules;
+            let why = format!("it changes protected paths: {protected}");
+            evidence::put(&mut pr.evidence, Evidence { fact, holds, why });
             let why = format!(
                 "a person decides: it changes what `protected` in factory.yaml names: {protected}"
             );
@@ -241,12 +277,47 @@ pub(super) fn merge_made(
             merge,
             tree_is_heads,
             worktree,
+            change,
             ..
         } => {
+            let size = evidence::size(tx.config(), Some(&change));
+            evidence::put(&mut pr.evidence, size);
+            let kept = Evidence {
+                fact: Fact::Rules,
+                holds: Holds::Yes,
+                why: format!(
+                    "{} breaks none, and changes no protected path",
+                    merge.short()
+                ),
+            };
+            evidence::put(&mut pr.evidence, kept);
+            if by == config::FILE && !evidence::nothing_against(&pr.evidence) {
+                let why = format!("a person decides: {}", evidence::against(&pr.evidence));
+                return Ok(back_to_gate(tx, pr, why));
+            }
             let tested = tx.config().checks.is_empty()
-                || (tree_is_heads && pr.checked.as_ref().is_some_and(|c| c.commit == pr.head));
+                || (tree_is_heads
+                    && pr
+                        .checked
+                        .as_ref()
+                        .is_some_and(|c| c.commit == pr.head && !c.flaky));
             let short = merge.short().to_owned();
             if tested {
+                let why = match &pr.checked {
+                    Some(checked) => {
+                        format!(
+                            "its tree is that of the head, which passed ({})",
+                            checked.run
+                        )
+                    }
+                    None => "nothing was checked".to_owned(),
+                };
+                let holds = match pr.checked {
+                    Some(_) => Holds::Yes,
+                    None => Holds::Open,
+                };
+                let fact = Fact::Merged;
+                evidence::put(&mut pr.evidence, Evidence { fact, holds, why });
                 pr.state = PrState::Advancing {
                     by,
                     at,
@@ -263,6 +334,7 @@ pub(super) fn merge_made(
                     merge,
                     worktree,
                     run: None,
+                    rerun: false,
                 };
                 tx.put_pr(pr);
                 Ok(format!("pr {number}: merge {short} made -> to be tested"))
@@ -273,7 +345,12 @@ pub(super) fn merge_made(
 
 /// What the gate was opened for is not what the branch holds: that is checked,
 /// and whoever opened the gate looks at it again.
-fn branch_of_pr_moved(tx: &mut Tx<'_>, mut pr: Pr, found: Oid) -> Result<String, Refusal> {
+fn branch_of_pr_moved(
+    tx: &mut Tx<'_>,
+    mut pr: Pr,
+    found: Oid,
+    change: Change,
+) -> Result<String, Refusal> {
     let number = pr.number;
     let mut job = tx
         .job(pr.issue)
@@ -287,6 +364,7 @@ fn branch_of_pr_moved(tx: &mut Tx<'_>, mut pr: Pr, found: Oid) -> Result<String,
     pr.state = PrState::Reworking;
     tx.put_pr(pr);
     job.story.push(format!("pr {number}: {what}"));
+    job.change = Some(change);
     let to = job::to_check(tx, job, found)?;
     Ok(format!("pr {number}: not merged: {what} -> {to}"))
 }
@@ -315,7 +393,7 @@ fn record_advance(tx: &mut Tx<'_>, pr: PrNo, old: Oid, new: Oid, worktree: Optio
 }
 
 /// The merge commit's checks passed: the target may move to it.
-pub(super) fn advance(tx: &mut Tx<'_>, number: PrNo) -> Result<String, Refusal> {
+pub(super) fn advance(tx: &mut Tx<'_>, number: PrNo, run: RunId) -> Result<String, Refusal> {
     let mut pr = tx.pr(number)?;
     let PrState::Testing {
         by,
@@ -333,6 +411,12 @@ pub(super) fn advance(tx: &mut Tx<'_>, number: PrNo) -> Result<String, Refusal> 
         at,
         merge: merge.clone(),
     };
+    let tested = Evidence {
+        fact: Fact::Merged,
+        holds: Holds::Yes,
+        why: format!("checks passed on {} ({run})", merge.short()),
+    };
+    evidence::put(&mut pr.evidence, tested);
     tx.put_pr(pr);
     record_advance(tx, number, target, merge, worktree);
     Ok("advancing".to_owned())

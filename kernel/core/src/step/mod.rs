@@ -1,13 +1,17 @@
 //! `step`: what an event changes. Synchronous, total, deterministic.
 
+mod checked;
 mod command;
 mod ended;
 mod job;
 mod merge;
 mod moved;
 mod queue;
+mod reading;
 mod reported;
 mod run;
+mod split;
+mod steer;
 mod tx;
 
 use crate::{
@@ -95,6 +99,11 @@ pub fn step(state: &State, event: Event, now: Now) -> Result<Step, Refusal> {
         Event::EffectDone { key, result } => merge::effect_done(&mut tx, &key, result)?,
         Event::DraftsDue => reported::due(&mut tx)?,
         Event::MergeMade { pr, target, result } => merge::merge_made(&mut tx, pr, target, result)?,
+        Event::Compared {
+            job,
+            commit,
+            conflicts,
+        } => job::compared(&mut tx, job, &commit, conflicts)?,
         Event::MergeFailed { pr, why } => merge::merge_failed(&mut tx, pr, why)?,
     };
     Ok(tx.finish(note))

@@ -200,10 +200,7 @@ pub(super) fn bump(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String,
 /// Takes away the pause of a job that rests.
 pub(super) fn retry(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let mut job = job_of(tx, number)?;
-    let rests = matches!(
-        job.stage,
-        Stage::Queued | Stage::CheckDue { .. } | Stage::Proposed
-    );
+    let rests = matches!(job.stage(), Stage::Proposed) || job.stage().is_due();
     if !rests || job.not_before.take().is_none() {
         return Err(refused(number, "neither rests nor needs a person"));
     }

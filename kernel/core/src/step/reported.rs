@@ -204,6 +204,9 @@ fn file_one(tx: &mut Tx<'_>, run: RunId, draft: Draft) -> IssueNo {
         runs: 0,
         depends_on: Vec::new(),
         touches: Vec::new(),
+        parent: None,
+        instruction: None,
+        acceptance: Vec::new(),
         body: draft.body,
     });
     number

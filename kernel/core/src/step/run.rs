@@ -1,6 +1,6 @@
 //! The life of a run: granted, running, ended, collected.
 
-use super::tx::Tx;
+use super::{job, tx::Tx};
 use crate::{
     brief,
     budget::Spent,
@@ -11,7 +11,7 @@ use crate::{
     grant::{Grant, ModelGrant, PushRules, Role},
     ids::{IssueNo, Oid, RunId},
     inbox::InboxEntry,
-    model::{Ending, Frozen, PrState, Purpose, Run, RunState, Stage, UsageTotal},
+    model::{Ending, Frozen, PrState, Purpose, Run, RunState, Stage, Tests, UsageTotal},
 };
 
 pub(super) fn granted(
@@ -38,17 +38,33 @@ pub(super) fn granted(
         k: issue.runs,
     };
     tx.put_issue(issue);
-    let (from, to) = match (&purpose, &job.stage) {
-        (Purpose::Code, Stage::Queued) => {
-            job.stage = Stage::Coding { run: id };
-            ("queued", "coding")
-        }
-        (Purpose::Check, Stage::CheckDue { commit }) if *commit == facts.start => {
-            job.stage = Stage::Checking {
-                commit: commit.clone(),
+    let from = job.stage().kind().as_str();
+    let next = match (&purpose, job.stage().clone()) {
+        (Purpose::Split, Stage::SplitDue) => Stage::Splitting { run: id },
+        (Purpose::Plan, Stage::PlanDue) => Stage::Planning { run: id },
+        (Purpose::Code, Stage::Queued) => Stage::Coding { run: id },
+        (
+            Purpose::Check,
+            Stage::CheckDue {
+                commit,
+                tests,
+                rerun,
+            },
+        ) if facts.start
+            == *match &tests {
+                Tests::Own => &commit,
+                Tests::Base { commit } => commit,
+            } =>
+        {
+            Stage::Checking {
+                commit,
                 run: id,
-            };
-            ("check due", "checking")
+                tests,
+                rerun,
+            }
+        }
+        (Purpose::Review, Stage::ReviewDue { commit }) if commit == facts.start => {
+            Stage::Reviewing { commit, run: id }
         }
         (Purpose::MergeTest { pr }, Stage::Proposed) => {
             let mut pr = tx.pr(*pr)?;
@@ -61,16 +77,22 @@ pub(super) fn granted(
                 _ => return Err(stale()),
             }
             tx.put_pr(pr);
-            ("merge test due", "testing the merge")
+            Stage::Proposed
         }
         _ => return Err(stale()),
     };
+    let to = match &purpose {
+        Purpose::MergeTest { .. } => "testing the merge",
+        _ => next.kind().as_str(),
+    };
+    job.enter(next)?;
     let config = tx.config().clone();
     let epoch = tx.meta().epoch;
     let role = purpose.role();
     let budget = tx.left_for(&job);
-    let models = match role {
-        Role::Code => config.providers().and_then(|(api, providers)| {
+    let (engine, model) = config.worked(&purpose, job::tier(&job));
+    let models = match role.has_engine() {
+        true => config.providers_for(&engine).and_then(|(api, providers)| {
             let mut providers = providers.into_iter();
             let first = providers.next()?;
             Some(ModelGrant {
@@ -79,18 +101,16 @@ pub(super) fn granted(
                 key_env: first.key_env,
                 fallbacks: providers.collect(),
                 budget,
-                model: config.model().to_owned(),
+                model: model.clone(),
                 prices: config.prices.clone(),
             })
         }),
-        Role::Check => None,
+        false => None,
     };
     let resume = job.resume.clone().filter(|_| role == Role::Code);
     let session = resume
         .as_ref()
-        .filter(|r| {
-            !facts.fresh_session && r.engine == config.engine && engine::can_resume(&r.engine)
-        })
+        .filter(|r| !facts.fresh_session && r.engine == engine && engine::can_resume(&r.engine))
         .and_then(|r| r.session.clone())
         .unwrap_or_else(|| brief::session(&facts.home, id));
     let requests = tx.requests_of(&job);
@@ -125,8 +145,8 @@ pub(super) fn granted(
         runtime: config.runtime.clone(),
         limits,
         requests,
-        model: config.model().to_owned(),
-        engine: config.engine,
+        model,
+        engine,
         checks: if role == Role::Check {
             config.checks
         } else {

@@ -6,11 +6,13 @@ use crate::{
     config::Amounts,
     event::{Now, Refusal},
     exit::ExitClass,
+    history::History,
     ids::{IssueNo, PrNo, RunId},
     model::{
         Comment, ConfigInForce, Drafts, Effect, EffectKind, Issue, Job, Meta, Pr, Purpose, Run,
-        RunState, Stage,
+        RunState,
     },
+    route::{Route, route},
     schedule::Left,
     state::{Delta, Put, State},
     text,
@@ -42,6 +44,10 @@ impl<'a> Tx<'a> {
     }
 
     pub(super) fn finish(mut self, note: String) -> Step {
+        // It was looked at, and nothing was added.
+        if self.delta.history.as_ref() == Some(&self.base.history) {
+            self.delta.history = None;
+        }
         self.set_back();
         let meta = self.meta();
         meta.step += 1;
@@ -64,7 +70,7 @@ impl<'a> Tx<'a> {
                 continue;
             };
             let waits = job.held_by.is_some() || !issue.depends_on.is_empty();
-            if waits && job.begun && matches!(job.stage, Stage::Queued | Stage::CheckDue { .. }) {
+            if waits && job.begun && job.stage().is_due() {
                 job.begun = false;
                 self.put_job(job);
             }
@@ -82,6 +88,19 @@ impl<'a> Tx<'a> {
             .config
             .as_ref()
             .map_or(&self.base.config.config, |c| &c.config)
+    }
+
+    /// Routes an issue.
+    pub(super) fn route(&mut self, issue: &Issue) -> Route {
+        let history = self.history().clone();
+        route(issue, &history, self.config())
+    }
+
+    /// How work went before, to be added to.
+    pub(super) fn history(&mut self) -> &mut History {
+        self.delta
+            .history
+            .get_or_insert_with(|| self.base.history.clone())
     }
 
     pub(super) fn set_config(&mut self, config: ConfigInForce) {

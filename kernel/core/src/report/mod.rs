@@ -1,6 +1,14 @@
 //! What a run may report, by role. A malformed report is answered with what is
 //! wrong and an example, so that the engine can mend it.
 
+mod plan;
+mod review;
+mod split;
+
+pub use plan::PlanReport;
+pub use review::{ReviewComment, ReviewReport, ReviewVerdict, Severity};
+pub use split::{SplitIssue, SplitReport};
+
 use crate::{
     grant::Role,
     model::TITLE_LIMIT,
@@ -187,6 +195,9 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
     }
     match role {
         Role::Check => Err(BadReport::NoReport { role }),
+        Role::Split => shaped::<SplitReport>(text),
+        Role::Plan => shaped::<PlanReport>(text),
+        Role::Review => shaped::<ReviewReport>(text),
         Role::Code => {
             // serde_json's message ends with line and column.
             let shape = |error: serde_json::Error| BadReport::Shape {
@@ -205,6 +216,14 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
             }
         }
     }
+}
+
+fn shaped<T: serde::de::DeserializeOwned + Serialize>(text: &[u8]) -> Result<String, BadReport> {
+    let shape = |error: serde_json::Error| BadReport::Shape {
+        problem: error.to_string(),
+    };
+    let Object(report): Object<T> = serde_json::from_slice(text).map_err(shape)?;
+    serde_json::to_string(&report).map_err(shape)
 }
 
 fn check_what_is_filed(report: &CodeReport) -> Result<(), BadReport> {
@@ -273,6 +292,21 @@ pub fn outgoing(json: &str) -> Option<CodeReport> {
         *text = outgoing_text(text);
     }
     Some(report)
+}
+
+/// As [`outgoing`], of a splitting run.
+pub fn outgoing_split(json: &str) -> Option<SplitReport> {
+    serde_json::from_str(json).ok()
+}
+
+/// As [`outgoing`], of a planning run.
+pub fn outgoing_plan(json: &str) -> Option<PlanReport> {
+    serde_json::from_str(json).ok()
+}
+
+/// As [`outgoing`], of a review.
+pub fn outgoing_review(json: &str) -> Option<ReviewReport> {
+    serde_json::from_str(json).ok()
 }
 
 /// A text of a run as it goes out: no secret in it, no mention and no reference.

@@ -1,0 +1,234 @@
+//! How jobs go: stages, tiers, and what a merge without a person needs.
+
+use super::{Config, EngineKind};
+use crate::{
+    model::Purpose,
+    quantity::{Confidence, is_default},
+    route::Complexity,
+    rules::Globs,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
+
+/// Engine and model of some of the work; what is not given is that of all other work.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worked {
+    /// The engine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
+    /// The model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// `stages`: who does what beside code.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stages {
+    /// Splitting instructions into issues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<Worked>,
+    /// Planning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Worked>,
+    /// Reviewing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub review: Option<Worked>,
+}
+
+/// `tiers`: what an issue's complexity means for its job.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tiers {
+    /// Small changes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub low: Tier,
+    /// Ordinary ones.
+    #[serde(skip_serializing_if = "is_default")]
+    pub medium: Tier,
+    /// Large or risky ones.
+    #[serde(skip_serializing_if = "is_default")]
+    pub high: Tier,
+}
+
+/// What a tier has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tier {
+    /// Engine of its code runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
+    /// Model of its code runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Code runs per job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u32>,
+    /// Whether the work is planned before; by default in the highest tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<bool>,
+    /// Whether a job whose rounds are used up goes on one tier up.
+    #[serde(skip_serializing_if = "is_default")]
+    pub escalate: bool,
+}
+
+/// `auto_merge`: what a merge without a person needs, beside green checks and rules kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AutoMerge {
+    /// Whether a review must have approved it.
+    pub review: bool,
+    /// How sure that review must be, from 0 to 1.
+    pub min_confidence: Confidence,
+    /// Most lines that it may add and remove.
+    pub max_changed_lines: u64,
+    /// Most files that it may change.
+    pub max_files: u64,
+}
+
+impl Default for AutoMerge {
+    fn default() -> Self {
+        Self {
+            review: true,
+            min_confidence: Confidence(900),
+            max_changed_lines: 400,
+            max_files: 30,
+        }
+    }
+}
+
+/// Tests and build files: what decides whether checks pass, whatever the code does.
+pub(super) static TEST_FILES: LazyLock<Globs> = LazyLock::new(|| {
+    let globs = [
+        "**/test/**",
+        "**/tests/**",
+        "**/spec/**",
+        "**/__tests__/**",
+        "**/testdata/**",
+        "**/test_*",
+        "**/*_test.*",
+        "**/*.test.*",
+        "**/*.spec.*",
+        "**/*Test.java",
+        "**/conftest.py",
+        "**/Makefile",
+        "**/*.mk",
+        "**/CMakeLists.txt",
+        "**/package.json",
+        "**/pyproject.toml",
+        "**/setup.py",
+        "**/setup.cfg",
+        "**/tox.ini",
+        "**/pytest.ini",
+        "**/build.rs",
+        "**/pom.xml",
+        "**/build.gradle*",
+        "**/jest.config.*",
+        "**/vitest.config.*",
+        ".github/workflows/**",
+    ];
+    Globs::new(globs).unwrap_or_default()
+});
+
+impl Tiers {
+    /// What a tier has of its own.
+    pub fn of(&self, tier: Complexity) -> &Tier {
+        match tier {
+            Complexity::Low => &self.low,
+            Complexity::Medium => &self.medium,
+            Complexity::High => &self.high,
+        }
+    }
+}
+
+impl Config {
+    /// Engine of code runs of a tier.
+    pub fn engine_of(&self, tier: Complexity) -> &EngineKind {
+        self.tiers.of(tier).engine.as_ref().unwrap_or(&self.engine)
+    }
+
+    /// Who plans the work of a tier; none where nobody does. A command of the user's plans
+    /// only where it is named for that: nothing is known of what it can do.
+    pub fn planner_of(&self, tier: Complexity) -> Option<Worked> {
+        let wanted = self.tiers.of(tier).plan.unwrap_or(tier == Complexity::High);
+        wanted
+            .then(|| self.beside_code(self.stages.plan.as_ref()))
+            .flatten()
+    }
+
+    /// Who reviews; none where nobody does, as with [`Config::planner_of`].
+    pub fn reviewer(&self) -> Option<Worked> {
+        self.beside_code(self.stages.review.as_ref())
+    }
+
+    /// Who splits instructions into issues; none where nobody does, as with
+    /// [`Config::planner_of`].
+    pub fn splitter(&self) -> Option<Worked> {
+        self.beside_code(self.stages.split.as_ref())
+    }
+
+    fn beside_code(&self, given: Option<&Worked>) -> Option<Worked> {
+        let named = given.and_then(|worked| worked.engine.clone());
+        let is_named = named.is_some();
+        let engine = named.unwrap_or_else(|| self.engine.clone());
+        let can = is_named || engine.known().is_some();
+        can.then(|| Worked {
+            model: given.and_then(|worked| worked.model.clone()),
+            engine: Some(engine),
+        })
+    }
+
+    /// Code runs per job of a tier.
+    pub fn rounds_of(&self, tier: Complexity) -> u32 {
+        self.tiers.of(tier).rounds.unwrap_or(self.rounds)
+    }
+}
+
+impl Config {
+    /// Engine and model of a run; an empty model is chosen by the engine itself.
+    pub fn worked(&self, purpose: &Purpose, tier: Complexity) -> (EngineKind, String) {
+        let worked = match purpose {
+            Purpose::Split => self.splitter(),
+            Purpose::Plan => self.planner_of(tier),
+            Purpose::Review => self.reviewer(),
+            Purpose::Code => {
+                let tier = self.tiers.of(tier);
+                Some(Worked {
+                    engine: tier.engine.clone(),
+                    model: tier.model.clone(),
+                })
+            }
+            Purpose::Check | Purpose::MergeTest { .. } => None,
+        };
+        let Worked { engine, model } = worked.unwrap_or_default();
+        let engine = engine.unwrap_or_else(|| self.engine.clone());
+        let own = || engine.known().map(|engine| engine.model.to_owned());
+        let model = match model {
+            Some(model) => model,
+            // A model of one engine is none of another's.
+            None if engine == self.engine => self.model().to_owned(),
+            None => own().unwrap_or_default(),
+        };
+        (engine, model)
+    }
+
+    /// Every engine that a run may have.
+    pub fn engines(&self) -> Vec<EngineKind> {
+        let stages = [&self.stages.split, &self.stages.plan, &self.stages.review];
+        let stages = stages
+            .into_iter()
+            .flatten()
+            .filter_map(|worked| worked.engine.as_ref());
+        let tiers = Complexity::ALL
+            .into_iter()
+            .filter_map(|t| self.tiers.of(t).engine.as_ref());
+        let mut all = vec![self.engine.clone()];
+        for engine in stages.chain(tiers) {
+            if !all.contains(engine) {
+                all.push(engine.clone());
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,76 @@
+//! How work went before, by place in the repository.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Most places that are kept; the ones that were least worked on go first.
+const MOST_PLACES: usize = 500;
+
+/// `history.yaml`: what came of work on each place.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct History {
+    places: BTreeMap<String, Went>,
+}
+
+/// What came of work on one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Went {
+    /// Jobs that were merged.
+    pub merged: u32,
+    /// Code runs that these took.
+    pub rounds: u32,
+    /// Jobs that a person had to look at, or that were rejected.
+    pub failed: u32,
+}
+
+impl History {
+    /// True where nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Adds what came of a job to each place that it touched.
+    pub fn add(&mut self, places: &[String], went: Went) {
+        for place in places {
+            let of = self.places.entry(place.clone()).or_default();
+            of.merged = of.merged.saturating_add(went.merged);
+            of.rounds = of.rounds.saturating_add(went.rounds);
+            of.failed = of.failed.saturating_add(went.failed);
+        }
+        while self.places.len() > MOST_PLACES {
+            let count = |(_, went): &(&String, &Went)| went.merged.saturating_add(went.failed);
+            let least = self
+                .places
+                .iter()
+                .min_by_key(count)
+                .map(|(place, _)| place.clone());
+            let Some(least) = least else { return };
+            self.places.remove(&least);
+        }
+    }
+
+    /// What came of work on these places: of each the longest part of it that is known.
+    pub fn of<'a>(&self, places: impl IntoIterator<Item = &'a str>) -> Went {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut sum = Went::default();
+        for place in places {
+            let mut at = place.trim_end_matches('/');
+            let found = loop {
+                match self.places.get_key_value(at) {
+                    Some((place, went)) => break seen.insert(place).then_some(went),
+                    None => match at.rsplit_once('/') {
+                        Some((above, _)) => at = above,
+                        None => break None,
+                    },
+                }
+            };
+            let Some(went) = found else { continue };
+            sum.merged = sum.merged.saturating_add(went.merged);
+            sum.rounds = sum.rounds.saturating_add(went.rounds);
+            sum.failed = sum.failed.saturating_add(went.failed);
+        }
+        sum
+    }
+}
