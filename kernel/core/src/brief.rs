@@ -5,7 +5,6 @@ use crate::{
     config::EngineKind,
     container::{ContainerLimits, ContainerSpec, Mount, Owner, Tmpfs},
     engine,
-    grant::Role,
     ids::RunId,
     model::{Comment, Issue, Job, Purpose, Run},
     report, text,
@@ -411,6 +410,7 @@ fn told(feedback: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::Role;
 
     #[test]
     fn the_system_text_holds_principles_and_prohibitions_in_full() {

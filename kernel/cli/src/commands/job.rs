@@ -6,7 +6,7 @@ use crate::{
     clock,
     factory::Factory,
     failure::{Class, Failure},
-    views::{self, issue::stage, line, section, span, stamp, standing::StandingView},
+    views::{self, line, section, span, stamp, standing::StandingView},
     wait,
 };
 use factory_core::{event::Command, ids::IssueNo, schedule};
@@ -71,7 +71,7 @@ fn views(factory: &Factory) -> Result<BTreeMap<u64, JobView>, Failure> {
         let (issue, standing) = (state.issues.get(&job.issue)?, standings.get(&job.issue)?);
         let view = JobView {
             standing: StandingView::new(issue, standing),
-            stage: stage(&job.stage).0,
+            stage: job.stage().kind().as_str(),
             since: stamp(job.since),
             held_by: job.held_by.as_deref().map(line),
             bumped: job.bumped.is_some(),

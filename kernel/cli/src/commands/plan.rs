@@ -10,7 +10,7 @@ use crate::{
 use factory_core::{
     budget::{Limit, Spent},
     config::Slots,
-    model::{Job, Stage},
+    model::Job,
     plan::Observed,
     quantity::Milli,
     schedule,
@@ -62,7 +62,7 @@ struct BudgetView {
 impl BudgetView {
     fn of(factory: &Factory) -> Self {
         let state = &factory.state;
-        let waits = |job: &&Job| !matches!(job.stage, Stage::Proposed | Stage::NeedsHuman);
+        let waits = |job: &&Job| !job.stage().waits_for_a_person();
         let ahead: Vec<&Job> = state.jobs.values().filter(waits).collect();
         let done = state.meta.done.unwrap_or_default();
         let each = |sum: u64| sum.checked_div(done.jobs).unwrap_or(0);

@@ -9,7 +9,6 @@ use crate::{
     views::{
         self,
         draft::DraftsView,
-        issue::stage,
         line,
         pr::{evidence, word},
         run::{UsageView, purpose, standing},
@@ -154,7 +153,7 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
     let jobs = state
         .jobs
         .values()
-        .filter(|job| !matches!(job.stage, Stage::Proposed | Stage::NeedsHuman));
+        .filter(|job| !job.stage().waits_for_a_person());
     let starting = wait::launcher(&factory.places)?.map(|_| wait::Running { holder: None });
     let running = wait::kernel(&factory.places)?.or(starting);
     let taken = factory.store.taken_over()?;
@@ -205,8 +204,8 @@ fn view(factory: &Factory, now: Now) -> Result<StatusView, Failure> {
         jobs: jobs
             .map(|job| JobLine {
                 issue: job.issue.0,
-                stage: stage(&job.stage).0,
-                run: stage(&job.stage).1.map(|run| run.to_string()),
+                stage: job.stage().kind().as_str(),
+                run: job.stage().run().map(|run| run.to_string()),
                 retry: retry(job, now),
                 note: last_word(job).filter(|_| job.breaks > 0),
                 title: title(&job.issue),
@@ -286,7 +285,7 @@ fn waiting(factory: &Factory) -> WaitingView {
     });
     let ready = state.prs.values().filter(|pr| {
         // One whose job needs a person is named there.
-        let stuck = state.jobs.get(&pr.issue).map(|job| &job.stage) == Some(&Stage::NeedsHuman);
+        let stuck = state.jobs.get(&pr.issue).map(|job| job.stage()) == Some(&Stage::NeedsHuman);
         pr.state == PrState::Ready && !stuck
     });
     let title = |number: IssueNo| {

@@ -8,7 +8,7 @@ use crate::{
     views,
     wait::{self, LOOK_AGAIN, Next},
 };
-use factory_core::model::{Job, Stage};
+use factory_core::model::Job;
 use factory_gateway::client::CallError;
 use hyper::Method;
 use rustix::{
@@ -101,7 +101,7 @@ pub fn run(factory: &mut Factory, options: Stop) -> Result<ExitCode, Failure> {
     factory.reload()?;
     // Its launcher would; but that may be gone.
     wait::end_gateway(factory)?;
-    let waits = |job: &&Job| matches!(job.stage, Stage::Proposed | Stage::NeedsHuman);
+    let waits = |job: &&Job| job.stage().waits_for_a_person();
     let jobs = factory.state.jobs.values();
     let waiting = jobs.filter(|job| !waits(job)).count();
     views::told(&format!(

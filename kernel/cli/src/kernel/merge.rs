@@ -14,7 +14,7 @@ use factory_core::{
     config::Config,
     event::{EffectResult, Event, MergeResult},
     ids::{Oid, PrNo},
-    model::{ConfigInForce, EffectKind, Pr, PrState},
+    model::{Change, ConfigInForce, EffectKind, Pr, PrState},
     rules::ToldPaths,
     state::State,
     text,
@@ -100,8 +100,12 @@ fn move_branch(
         match around(Kernel, "move-branch", || {
             repos.user.move_branch(branch, old, new, &repos.door)
         })? {
-            Move::Moved | Move::AlreadyThere => EffectResult::Done,
-            Move::Diverged { found } => EffectResult::BranchTaken { found },
+            Move::Moved | Move::AlreadyThere => EffectResult::Moved {
+                change: Change::default(),
+            },
+            Move::Diverged { found } => EffectResult::BranchTaken {
+                found: found.map(|found| (found, Change::default())),
+            },
             Move::CheckedOut { worktree } => EffectResult::BranchCheckedOut {
                 worktree: text(worktree),
             },
@@ -214,7 +218,10 @@ fn merge_with(
     // A person's commits on the branch are not left out without a word.
     if let Some(found) = repos.user.tip(&pr.branch)?.filter(|tip| *tip != pr.head) {
         repos.door.fetch_branch(&repos.user, &pr.branch)?;
-        return Ok(Some(MergeResult::BranchMoved { found }));
+        return Ok(Some(MergeResult::BranchMoved {
+            found,
+            change: Change::default(),
+        }));
     }
     let identity = repos.user.identity()?;
     let author = Author {
@@ -247,6 +254,7 @@ fn merge_with(
             match prepare_advance(&repos.user, &repos.door, branch, target, &commit)? {
                 Prepared::Ready { worktree } => MergeResult::Clean {
                     protected,
+                    change: Change::default(),
                     tree_is_heads: tree_of(&repos.door, &pr.head)? == tree,
                     merge: commit,
                     worktree: worktree.map(text),

@@ -1,6 +1,7 @@
 //! The kernel: one loop that owns the state. Events only wake it; what to do is
 //! planned from the state and from what is observed.
 
+mod compare;
 mod config;
 mod merge;
 mod names;
@@ -444,6 +445,7 @@ impl<R: Runtime> Kernel<R> {
                 merge::perform(tools, state, &effect, self.begun_before.contains(&effect))
             }
             Action::Merge(pr) => merge::merge(tools, state, pr),
+            Action::Compare(job) => compare::compare(tools, state, job),
         };
         self.spawn(key, work);
     }

@@ -29,6 +29,7 @@ pub(super) fn key(action: &Action) -> String {
         Action::Collect(run) => format!("collect {run}"),
         Action::RemoveStray(run) => format!("remove {run}"),
         Action::Perform(effect) => format!("{PERFORM}{effect}"),
+        Action::Compare(job) => format!("compare {job}"),
         Action::Merge(pr) => format!("{MERGE}{pr}"),
     }
 }

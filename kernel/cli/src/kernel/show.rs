@@ -1,7 +1,7 @@
 //! What `factory start` prints: one line per change, and on a terminal a status line below them.
 
 use crate::{clock, views::Drawn};
-use factory_core::{event::Now, grant::Role, plan::Observed, state::State};
+use factory_core::{event::Now, plan::Observed, state::State};
 
 /// Standard output of the kernel.
 pub struct Screen {
@@ -33,7 +33,7 @@ impl Screen {
         let workers = state
             .runs
             .values()
-            .filter(|run| run.grant.role == Role::Code)
+            .filter(|run| run.grant.role.has_engine())
             .count();
         let checks = state.runs.len() - workers;
         let kernel = match (observed.draining, &state.meta.frozen) {

@@ -10,12 +10,13 @@ use crate::{
     rules,
 };
 use factory_core::{
+    agents,
     brief::{self, AGENT_EMAIL, AGENT_NAME, INTENT_CHANGES_LIMIT},
     engine,
     event::{Event, GrantFacts},
     grant::Role,
     ids::{IssueNo, Oid, RunId},
-    model::{ContainerExit, PrState, Purpose, Run, Stage},
+    model::{ContainerExit, PrState, Purpose, Run, Stage, Tests},
     state::State,
     wire::{DOOR_PORT, PATH_GIT},
 };
@@ -44,8 +45,12 @@ pub fn grant<R: Runtime>(
         .get(&job)
         .map(|job| job.branch.clone())
         .unwrap_or_default();
-    let fixed = match (&purpose, state.jobs.get(&job).map(|job| &job.stage)) {
-        (Purpose::Check, Some(Stage::CheckDue { commit })) => Some(commit.clone()),
+    let fixed = match (&purpose, state.jobs.get(&job).map(|job| job.stage())) {
+        (Purpose::Check, Some(Stage::CheckDue { commit, tests, .. })) => Some(match tests {
+            Tests::Own => commit.clone(),
+            Tests::Base { commit } => commit.clone(),
+        }),
+        (Purpose::Review, Some(Stage::ReviewDue { commit })) => Some(commit.clone()),
         (Purpose::MergeTest { pr }, _) => state.prs.get(pr).and_then(|pr| match &pr.state {
             PrState::Testing { merge, .. } => Some(merge.clone()),
             _ => None,
@@ -61,10 +66,17 @@ pub fn grant<R: Runtime>(
         .filter(|_| purpose == Purpose::Code);
     let resumed_start = resume.as_ref().map(|resume| resume.start.clone());
     let follow_target = tools.follow_target;
+    let only_reads = purpose.role().only_reads();
+    let names: Vec<String> = [target.clone(), branch.clone()]
+        .into_iter()
+        // An instruction has no branch.
+        .filter(|name| !name.is_empty())
+        .collect();
     Box::pin(async move {
         let (tip, config, start, merge_target, branch_tip) = tools
             .git(move |repos| {
-                let mut tips = repos.user.tips(&[&target, &branch])?;
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let mut tips = repos.user.tips(&names)?;
                 let tip = around(Kernel, "fetch-target", || {
                     let tip = tips.get(&target).cloned();
                     repos.base.fetch_target_at(&repos.user, &target, tip)
@@ -75,6 +87,8 @@ pub fn grant<R: Runtime>(
                 };
                 Ok(match fixed {
                     Some(commit) => (tip, config, commit, None, None),
+                    // They look at what the target holds.
+                    None if only_reads => (tip.clone(), config, tip, None, None),
                     None => {
                         let (start, merge_target, branch_tip) =
                             start_of(repos, &branch, tips.remove(&branch), &tip, resumed_start)?;
@@ -172,6 +186,7 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
     let epoch = epoch(state);
     let issue = state.issues.get(&id.job).cloned();
     let comments: Vec<_> = state.comments_of(id.job).cloned().collect();
+    let job = state.jobs.get(&id.job).cloned();
     Box::pin(async move {
         let Some(issue) = issue else {
             return Ok(Outcome::default());
@@ -183,9 +198,9 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
                 let before = intent_layer(&tools, &resume.intent).await?;
                 brief::follow_up(&run, &brief::intent_changes(&before, &intent))
             }
-            _ => brief::brief(&run, &issue, comments.iter()),
+            _ => brief::brief(&run, &issue, job.as_ref(), comments.iter()),
         };
-        let system = brief::system(&intent);
+        let system = brief::system(agents::builtin(run.grant.role), &intent);
         let files = RunFiles {
             run_yaml: serde_saphyr::to_string(&brief::run_file(&run, &issue.title, &system))
                 .map_err(|e| Failure::of(Class::Internal, e))?,
@@ -441,7 +456,7 @@ pub fn collect<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Wo
     let epoch = epoch(state);
     let keep = match run.grant.role {
         Role::Code => run.pushed.clone(),
-        Role::Check => None,
+        Role::Split | Role::Plan | Role::Review | Role::Check => None,
     };
     let spent = run.spent_checkpoints();
     Box::pin(async move {

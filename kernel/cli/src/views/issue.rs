@@ -4,8 +4,8 @@ use super::{draft::DraftsView, line, run, section, span, stamp};
 use crate::{clock, factory::Factory, failure::Failure, views::archive};
 use factory_core::{
     event::Now,
-    ids::{IssueNo, RunId},
-    model::{Comment, Issue, IssueState, Job, NEEDS_HUMAN, Run, Stage},
+    ids::IssueNo,
+    model::{Comment, Issue, IssueState, Job, Run, Stage},
 };
 use serde::Serialize;
 
@@ -32,8 +32,8 @@ pub struct IssueView {
     pub run: Option<String>,
     /// When it was filed, RFC 3339.
     pub created: String,
-    /// Where its job stands: `queued`, `coding`, `publishing`, `check-due`,
-    /// `checking`, `proposed` or `needs-human`; none without a job.
+    /// Where its job stands, such as `coding` or `needs-human`
+    /// ([`factory_core::model::StageKind::as_str`]); none without a job.
     pub stage: Option<&'static str>,
     /// Its pull request.
     pub pr: Option<u64>,
@@ -142,8 +142,8 @@ impl Whole {
         IssueView {
             comments: Some(comments.collect()),
             job: self.job.as_ref().map(|job| JobView {
-                stage: stage(&job.stage).0,
-                run: stage(&job.stage).1.map(|run| run.to_string()),
+                stage: job.stage().kind().as_str(),
+                run: job.stage().run().map(|run| run.to_string()),
                 branch: job.branch.clone(),
                 rounds: job.rounds,
                 pr: job.pr.map(|pr| pr.0),
@@ -248,7 +248,7 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         author: issue.author.clone(),
         run: issue.run.map(|run| run.to_string()),
         created: stamp(issue.created),
-        stage: job.map(|job| stage(&job.stage).0),
+        stage: job.map(|job| job.stage().kind().as_str()),
         pr: pr.or(job.and_then(|job| job.pr)).map(|pr| pr.0),
         body: issue.body.clone(),
         comments: None,
@@ -258,28 +258,17 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
     }
 }
 
-/// A stage in one word, and the run it waits for.
-pub fn stage(stage: &Stage) -> (&'static str, Option<RunId>) {
-    match stage {
-        Stage::Queued => ("queued", None),
-        Stage::Coding { run } => ("coding", Some(*run)),
-        Stage::Publishing { .. } => ("publishing", None),
-        Stage::CheckDue { .. } => ("check-due", None),
-        Stage::Checking { run, .. } => ("checking", Some(*run)),
-        Stage::Proposed => ("proposed", None),
-        Stage::NeedsHuman => (NEEDS_HUMAN, None),
-    }
-}
-
 /// Where an issue stands, for a column of a table.
 pub fn word(issue: &Issue, job: Option<&Job>) -> String {
     match (&issue.state, job) {
         (IssueState::Closed { pr: Some(_), .. }, _) => "done".to_owned(),
         (IssueState::Closed { pr: None, .. }, _) => "closed".to_owned(),
-        (IssueState::Approved { .. }, Some(job)) => match (&job.stage, job.pr, stage(&job.stage)) {
-            (Stage::Proposed, Some(pr), _) => format!("pr {pr}"),
-            (_, _, (word, Some(run))) => format!("{word} ({run})"),
-            (_, _, (word, None)) => word.to_owned(),
+        (IssueState::Approved { .. }, Some(job)) => match (job.stage(), job.pr) {
+            (Stage::Proposed, Some(pr)) => format!("pr {pr}"),
+            (stage, _) => match stage.run() {
+                Some(run) => format!("{} ({run})", stage.kind().as_str()),
+                None => stage.kind().as_str().to_owned(),
+            },
         },
         (IssueState::Approved { .. }, None) => "approved".to_owned(),
         (IssueState::Proposed, _) => "proposed".to_owned(),
@@ -300,8 +289,8 @@ fn standing(issue: &Issue, job: Option<&Job>, now: Now) -> String {
         (IssueState::Approved { by }, None) => format!("approved by {by}"),
         (IssueState::Approved { by }, Some(job)) => {
             let rests = job.rests_until(now).map(|at| span(at - now.0));
-            let waits = matches!(job.stage, Stage::Queued | Stage::CheckDue { .. });
-            let now = match (&job.stage, rests) {
+            let waits = job.stage().is_due();
+            let now = match (job.stage(), rests) {
                 _ if waits && job.held_by.is_some() => {
                     format!("held by {}", job.held_by.as_deref().unwrap_or_default())
                 }
@@ -309,16 +298,26 @@ fn standing(issue: &Issue, job: Option<&Job>, now: Now) -> String {
                     let names: Vec<_> = issue.depends_on.iter().map(|n| format!("#{n}")).collect();
                     format!("waits until {} is done", names.join(", "))
                 }
-                (Stage::Queued | Stage::CheckDue { .. }, Some(rests)) => {
+                (stage, Some(rests)) if stage.is_due() => {
                     format!("try {} begins in {rests}", job.breaks + 1)
                 }
-                (Stage::Queued, None) => {
+                (Stage::Queued, _) => {
                     "waits for its turn (`factory plan` says for what)".to_owned()
                 }
                 (Stage::Coding { run }, _) => format!("{run} works on it"),
                 (Stage::Publishing { .. }, _) => "its work branch is being moved".to_owned(),
-                (Stage::CheckDue { .. }, None) => "waits for a slot for its checks".to_owned(),
+                (Stage::CheckDue { .. }, _) => "waits for a slot for its checks".to_owned(),
                 (Stage::Checking { run, .. }, _) => format!("{run} checks it"),
+                (Stage::SplitDue, _) => "waits for a slot to be split into issues".to_owned(),
+                (Stage::Splitting { run }, _) => format!("{run} splits it into issues"),
+                (Stage::SplitReady, _) => "its issues wait for your approval".to_owned(),
+                (Stage::Children, _) => "its issues are worked on".to_owned(),
+                (Stage::PlanDue, _) => "waits for a slot for its plan".to_owned(),
+                (Stage::Planning { run }, _) => format!("{run} plans it"),
+                (Stage::PlanReady, _) => "its plan waits for your approval".to_owned(),
+                (Stage::ReviewDue { .. }, _) => "waits for a slot for its review".to_owned(),
+                (Stage::Reviewing { run, .. }, _) => format!("{run} reviews it"),
+                (Stage::Opening { .. }, _) => "its pull request is about to open".to_owned(),
                 (Stage::Proposed, _) => "its pull request is open".to_owned(),
                 (Stage::NeedsHuman, _) => "a person must look at it".to_owned(),
             };
@@ -330,7 +329,7 @@ fn standing(issue: &Issue, job: Option<&Job>, now: Now) -> String {
 /// What a person can do about it now.
 fn next_step(issue: &Issue, job: Option<&Job>) -> Option<String> {
     let number = issue.number;
-    let needs_human = job.is_some_and(|job| job.stage == Stage::NeedsHuman);
+    let needs_human = job.is_some_and(|job| *job.stage() == Stage::NeedsHuman);
     match &issue.state {
         IssueState::Proposed => Some(format!(
             "`factory issue approve {number}` lets a worker build it"
@@ -338,6 +337,15 @@ fn next_step(issue: &Issue, job: Option<&Job>) -> Option<String> {
         IssueState::Approved { .. } if needs_human => Some(format!(
             "`factory issue approve {number}` tries again; `factory issue comment {number} --body \"…\"` tells the next run something first; `factory issue close {number}` gives it up"
         )),
-        IssueState::Approved { .. } | IssueState::Closed { .. } => None,
+        IssueState::Approved { .. } => match job.map(Job::stage) {
+            Some(Stage::PlanReady) => Some(format!(
+                "`factory issue approve {number}` lets a worker build it by this plan; `factory issue edit {number}` has it planned anew"
+            )),
+            Some(Stage::SplitReady) => Some(format!(
+                "`factory issue approve {number}` approves all its issues; `factory issue close {number}` gives them up"
+            )),
+            _ => None,
+        },
+        IssueState::Closed { .. } => None,
     }
 }

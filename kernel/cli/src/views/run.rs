@@ -135,13 +135,18 @@ impl From<&Run> for RunView {
             None => (None, None, None),
         };
         let (purpose, pr) = match &run.purpose {
+            Purpose::Split => ("split", None),
+            Purpose::Plan => ("plan", None),
             Purpose::Code => ("code", None),
+            Purpose::Review => ("review", None),
             Purpose::Check => ("check", None),
             Purpose::MergeTest { pr } => ("merge-test", Some(pr.0)),
         };
         let engine = match &run.purpose {
             Purpose::Check | Purpose::MergeTest { .. } => None,
-            Purpose::Code => Some(run.engine.as_str()),
+            Purpose::Split | Purpose::Plan | Purpose::Code | Purpose::Review => {
+                Some(run.engine.as_str())
+            }
         };
         let end = run.end.as_ref();
         let report = run.report.as_deref();
@@ -197,7 +202,10 @@ fn exit(exit: &EngineExit) -> String {
 /// What a run is for, in words.
 pub fn purpose(run: &Run) -> String {
     match &run.purpose {
+        Purpose::Split => "split".to_owned(),
+        Purpose::Plan => "plan".to_owned(),
         Purpose::Code => "code".to_owned(),
+        Purpose::Review => "review".to_owned(),
         Purpose::Check => "check".to_owned(),
         Purpose::MergeTest { pr } => format!("merge test of pr {pr}"),
     }

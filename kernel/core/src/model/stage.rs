@@ -302,6 +302,29 @@ impl Stage {
         }
     }
 
+    /// True where nothing goes on before a person, or the work on other issues, does.
+    pub fn waits_for_a_person(&self) -> bool {
+        match self {
+            Stage::SplitReady
+            | Stage::Children
+            | Stage::PlanReady
+            | Stage::Proposed
+            | Stage::NeedsHuman => true,
+            Stage::SplitDue
+            | Stage::Splitting { .. }
+            | Stage::PlanDue
+            | Stage::Planning { .. }
+            | Stage::Queued
+            | Stage::Coding { .. }
+            | Stage::Publishing { .. }
+            | Stage::CheckDue { .. }
+            | Stage::Checking { .. }
+            | Stage::ReviewDue { .. }
+            | Stage::Reviewing { .. }
+            | Stage::Opening { .. } => false,
+        }
+    }
+
     /// True while nothing but a slot is lacking for its next run.
     pub fn is_due(&self) -> bool {
         match self {

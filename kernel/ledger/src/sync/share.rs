@@ -53,13 +53,29 @@ pub fn wanted(
                 &resume.checkpoint,
             );
         }
-        match &job.stage {
+        match job.stage() {
             Stage::Publishing { commit, .. }
-            | Stage::CheckDue { commit }
-            | Stage::Checking { commit, .. } => want(format!("keep/job-{}", job.issue), commit),
-            Stage::Queued | Stage::Coding { .. } | Stage::Proposed | Stage::NeedsHuman => {}
+            | Stage::CheckDue { commit, .. }
+            | Stage::Checking { commit, .. }
+            | Stage::ReviewDue { commit }
+            | Stage::Reviewing { commit, .. }
+            | Stage::Opening { commit } => want(format!("keep/job-{}", job.issue), commit),
+            Stage::SplitDue
+            | Stage::Splitting { .. }
+            | Stage::SplitReady
+            | Stage::Children
+            | Stage::PlanDue
+            | Stage::Planning { .. }
+            | Stage::PlanReady
+            | Stage::Queued
+            | Stage::Coding { .. }
+            | Stage::Proposed
+            | Stage::NeedsHuman => {}
         }
-        if let Some(tip) = user.tip(&job.branch)? {
+        // An instruction has no branch of its own.
+        if !job.branch.is_empty()
+            && let Some(tip) = user.tip(&job.branch)?
+        {
             want(format!("branch/{}", job.branch), &tip);
         }
     }
