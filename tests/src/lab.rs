@@ -68,6 +68,17 @@ pub struct Lab {
     mounted: bool,
 }
 
+/// Nobody plans or reviews, and an automatic gate asks for no review; nothing where the
+/// configuration of a test says of that what it wants.
+fn alone(config: &str) -> &'static str {
+    match config.contains("auto_merge:") || config.contains("tiers:") {
+        true => "",
+        false => {
+            "auto_merge: {review: false}\ntiers: {low: {review: false}, medium: {review: false}, high: {plan: false, review: false}}\n"
+        }
+    }
+}
+
 impl Lab {
     /// A repository with one commit on `main`, worked on by the user of the test.
     pub fn new() -> Self {
@@ -211,7 +222,10 @@ impl Lab {
         self.write("agent.sh", agent);
         self.write(
             "factory.yaml",
-            &format!("engine: {{command: [\"sh\", \"./agent.sh\"]}}\n{config}"),
+            &format!(
+                "engine: {{command: [\"sh\", \"./agent.sh\"]}}\n{}{config}",
+                alone(config)
+            ),
         );
         self.commit("Begin");
     }
@@ -231,8 +245,9 @@ impl Lab {
             Vendor::Openai => format!("{}/v1", model.base_url()),
         };
         format!(
-            "engine: {engine}\nmodels:\n  {}: {{base_url: \"{base_url}\", key_env: TEST_API_KEY}}\n{rest}",
-            vendor.as_str()
+            "engine: {engine}\nmodels:\n  {}: {{base_url: \"{base_url}\", key_env: TEST_API_KEY}}\n{}{rest}",
+            vendor.as_str(),
+            alone(rest)
         )
     }
 

@@ -68,6 +68,9 @@ pub struct Tier {
     /// Whether the work is planned before; by default in the highest tier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<bool>,
+    /// Whether it is reviewed; by default it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub review: Option<bool>,
     /// Whether a job whose rounds are used up goes on one tier up.
     #[serde(skip_serializing_if = "is_default")]
     pub escalate: bool,
@@ -157,9 +160,12 @@ impl Config {
             .flatten()
     }
 
-    /// Who reviews; none where nobody does, as with [`Config::planner_of`].
-    pub fn reviewer(&self) -> Option<Worked> {
-        self.beside_code(self.stages.review.as_ref())
+    /// Who reviews the work of a tier; none where nobody does, as with [`Config::planner_of`].
+    pub fn reviewer_of(&self, tier: Complexity) -> Option<Worked> {
+        let wanted = self.tiers.of(tier).review.unwrap_or(true);
+        wanted
+            .then(|| self.beside_code(self.stages.review.as_ref()))
+            .flatten()
     }
 
     /// Who splits instructions into issues; none where nobody does, as with
@@ -191,7 +197,7 @@ impl Config {
         let worked = match purpose {
             Purpose::Split => self.splitter(),
             Purpose::Plan => self.planner_of(tier),
-            Purpose::Review => self.reviewer(),
+            Purpose::Review => self.reviewer_of(tier),
             Purpose::Code => {
                 let tier = self.tiers.of(tier);
                 Some(Worked {

@@ -136,7 +136,7 @@ pub(super) fn to_check(tx: &mut Tx<'_>, mut job: Job, commit: Oid) -> Result<Str
 
 /// To the review, or, where nobody reviews, to the pull request.
 pub(super) fn to_review(tx: &mut Tx<'_>, mut job: Job, commit: Oid) -> Result<String, Refusal> {
-    if tx.config().reviewer().is_none() {
+    if tx.config().reviewer_of(tier(&job)).is_none() {
         return to_opening(tx, job, commit);
     }
     job.enter(Stage::ReviewDue { commit })?;
