@@ -19,6 +19,7 @@ mod gates;
 mod happy;
 mod kills;
 mod merging;
+mod pipeline;
 mod processes;
 mod projects;
 mod provider;
