@@ -53,7 +53,7 @@ conversations:
     steps: *approves
   - name: multiply again
     when: {contains: "Test a factor of zero."}
-    steps: &again
+    steps:
       - tool: Bash
         input: {command: "sed -i 's/mul(3, 2), 6)/mul(3, 2), 6)\\n        self.assertEqual(mul(3, 0), 0)/' test_mul.py && python3 -m unittest && git commit -qam 'Test zero' && git push -q && echo '{\"summary\": \"Zero is tested.\"}' | factory-agent report", description: mend}
       - text: Done.
