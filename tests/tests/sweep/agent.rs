@@ -1,7 +1,7 @@
 //! What runs in the double's containers: an agent that does by its door what
 //! `factory-agent` does, with few processes.
 
-use crate::scene::{self, DRAFT, TOPIC};
+use crate::scene::{self, DRAFT, PLAIN, TOPIC};
 use factory_core::{
     ids::Oid,
     inbox::{EngineExit, RunEnd},
@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// The engine's last words of a run that went well.
 const WELL: &str = r#"{"type":"result","is_error":false,"terminal_reason":"completed"}"#;
+
+/// A call of a model.
+const REQUEST: &str = r#"{"model":"m","max_tokens":1,"messages":[]}"#;
 
 /// Exit code of an agent that was told to end.
 const TERMINATED: i64 = 143;
@@ -108,10 +111,17 @@ impl Agent {
         self.fetch().await;
         let start = self.file.start.clone();
         let (code, words) = match &self.file.task {
-            RunTask::Engine { branch, .. } => {
+            RunTask::Engine {
+                branch: Some(branch),
+                ..
+            } => {
                 if self.write(branch).await.is_err() {
                     return TERMINATED;
                 }
+                (0, WELL)
+            }
+            RunTask::Engine { branch: None, .. } => {
+                self.review().await;
                 (0, WELL)
             }
             RunTask::Checks { .. } if self.topic(&start).contains(DRAFT) => (1, "it is a draft"),
@@ -172,8 +182,7 @@ impl Agent {
 
     /// What the engine does: calls its model, waits for its turn, commits, pushes, reports.
     async fn write(&self, branch: &str) -> Result<(), Terminated> {
-        let request = r#"{"model":"m","max_tokens":1,"messages":[]}"#;
-        self.ask("POST", "/v1/messages", request).await;
+        self.ask("POST", "/v1/messages", REQUEST).await;
         let start = self.topic(&self.file.start);
         match (self.issue(), start.is_empty()) {
             // Both work from before the first merge: so they contradict each other.
@@ -207,6 +216,18 @@ impl Agent {
         };
         self.ask("POST", PATH_REPORT, report).await;
         Ok(())
+    }
+
+    /// What the reviewer's engine does: calls its model and reports.
+    async fn review(&self) {
+        self.ask("POST", "/v1/messages", REQUEST).await;
+        let report = match self.topic(&self.file.start).contains(PLAIN) {
+            true => {
+                r#"{"verdict":"request_changes","confidence":1,"summary":"Too plain.","comments":[{"path":"topic.txt","severity":"major","text":"Finish it."}]}"#
+            }
+            false => r#"{"verdict":"approve","confidence":1,"summary":"It is finished."}"#,
+        };
+        self.ask("POST", PATH_REPORT, report).await;
     }
 
     /// What the user orders meanwhile; the agent is ended by the second order.

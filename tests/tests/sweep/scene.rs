@@ -1,5 +1,6 @@
 //! The scenario: two issues that write the same file. The first draft of the
-//! first is red and is mended; meanwhile the user commits, so that the merge is
+//! first is red and is mended, and what is green then is sent back by its review, where
+//! somebody reviews; meanwhile the user commits, so that the merge is
 //! tested; the second conflicts with it.
 
 use git2::{IndexAddOption, Repository, Signature, Time};
@@ -9,6 +10,8 @@ use std::path::Path;
 pub const TOPIC: &str = "topic.txt";
 /// What a check takes for red.
 pub const DRAFT: &str = "draft";
+/// What a review sends back.
+pub const PLAIN: &str = "plain";
 /// The file that the user commits meanwhile.
 const OTHER: &str = "other.txt";
 
@@ -79,11 +82,15 @@ pub fn written(issue: u64, start: &str, target: Option<&str>) -> String {
         .chain(target.unwrap_or_default().lines())
         .collect();
     let own = format!("issue {issue}: ");
-    let draft = format!("{own}{DRAFT}");
-    let done = format!("{own}done");
-    let begun = lines.iter().any(|line| line.starts_with(&own));
+    let [draft, plain, done] = [DRAFT, PLAIN, "done"].map(|word| format!("{own}{word}"));
+    let before = lines.iter().find(|line| line.starts_with(&own)).copied();
+    let next = match before {
+        None if issue == 1 => &draft,
+        Some(before) if before == draft => &plain,
+        None | Some(_) => &done,
+    };
     lines.retain(|line| !line.starts_with(&own));
-    lines.push(if issue == 1 && !begun { &draft } else { &done });
+    lines.push(next);
     lines.sort_unstable();
     lines.dedup();
     lines.iter().map(|line| format!("{line}\n")).collect()
