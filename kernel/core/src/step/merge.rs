@@ -8,7 +8,7 @@ use super::{
 use crate::{
     config,
     event::{EffectResult, MergeResult, Refusal},
-    evidence,
+    evidence::{self, Known},
     history::Went,
     ids::{IssueNo, Oid, PrNo, RunId},
     model::{Change, EffectKind, Evidence, Fact, Holds, IssueState, Next, Pr, PrState, Stage},
@@ -280,8 +280,18 @@ pub(super) fn merge_made(
             change,
             ..
         } => {
-            let size = evidence::size(tx.config(), Some(&change));
-            evidence::put(&mut pr.evidence, size);
+            // By the configuration of the very target, and what the merge changes of it.
+            let job = tx.job(pr.issue);
+            let known = Known {
+                head: &pr.head,
+                change: Some(&change),
+                checked: pr.checked.as_ref(),
+                review: pr.review.as_ref(),
+                route: job.as_ref().and_then(|job| job.route.as_ref()),
+            };
+            let history = tx.history().clone();
+            let judged = evidence::judge(tx.config(), &known, &history);
+            pr.evidence = judged;
             let kept = Evidence {
                 fact: Fact::Rules,
                 holds: Holds::Yes,
