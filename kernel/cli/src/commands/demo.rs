@@ -109,7 +109,7 @@ impl Demo {
 The MODEL IS SCRIPTED: what it says was written beforehand and comes from this very
 program, so no key and no account is needed. All else is real: Claude Code runs in
 a container without network and without any key, edits, tests, commits and pushes;
-the checks run in another container; git does the merge.
+the checks run in another container, the review in a third; git does the merge.
 The first time, the image that agents run in has to be built.",
             self.repo.display()
         ))?;
@@ -129,7 +129,7 @@ The first time, the image that agents run in has to be built.",
                 &["start", "--until-idle"],
             ),
             (
-                "There is a pull request now; its checks passed. A person reads it, and merges it.",
+                "There is a pull request now: its checks passed, and another agent reviewed it. A person reads it, and merges it.",
                 &["pr", "show", "1"],
             ),
             ("", &["pr", "merge", "1"]),
