@@ -77,7 +77,8 @@ pub struct Checkpoints<'a> {
     /// The work tree.
     workspace: &'a Workspace<'a>,
     run: RunId,
-    branch: &'a str,
+    /// None for a run that only reads: nothing of its work is kept.
+    branch: Option<&'a str>,
     /// Where the engine keeps its session.
     session_place: Option<session::Place>,
     /// Time between two, once the run is older than that.
@@ -96,7 +97,7 @@ impl<'a> Checkpoints<'a> {
     pub fn new(
         workspace: &'a Workspace<'a>,
         run: RunId,
-        branch: &'a str,
+        branch: Option<&'a str>,
         session_place: Option<session::Place>,
         every: Duration,
     ) -> Self {
@@ -139,6 +140,9 @@ impl<'a> Checkpoints<'a> {
     }
 
     async fn save(&mut self) -> Result<Option<String>, CheckpointError> {
+        let Some(branch) = self.branch else {
+            return Ok(None);
+        };
         let until = Instant::now() + LIMIT;
         let git = self.workspace.git;
         let left = || until.saturating_duration_since(Instant::now());
@@ -151,7 +155,7 @@ impl<'a> Checkpoints<'a> {
             && merging.is_empty()
             && session.is_none()
             && status.head.as_deref() == Some(start)
-            && status.branch.as_deref() == Some(self.branch)
+            && status.branch.as_deref() == Some(branch)
         {
             return Ok(None);
         }
@@ -187,7 +191,7 @@ impl<'a> Checkpoints<'a> {
                 ));
             }
         }
-        let base = self.base(&status).await?;
+        let base = self.base(branch, &status).await?;
         let (work, left_out) = if base.holds_work_tree {
             let room = MAX_BYTES - RESERVE - session_bytes;
             self.work(&base.commit, &status, room, until).await?
@@ -219,10 +223,10 @@ impl<'a> Checkpoints<'a> {
 
     /// HEAD with the work tree, where that goes on from the run's start. While
     /// it does not, as within a rebase: what is safe on the branch.
-    async fn base(&self, status: &Status) -> Result<Base, CheckpointError> {
+    async fn base(&self, branch: &str, status: &Status) -> Result<Base, CheckpointError> {
         let git = self.workspace.git;
         let start = self.workspace.start.as_str();
-        let own = git.commit(&format!("refs/heads/{}", self.branch)).await?;
+        let own = git.commit(&format!("refs/heads/{branch}")).await?;
         let mut head = status.head.clone();
         if let Some(id) = &head
             && (self.workspace.rebasing() || !git.descends(id, start).await?)

@@ -6,13 +6,14 @@ use crate::{
     door::BackOff,
     output::{Lines, MAX_STDERR, Tail},
     processes::{Exit, Output, stdin_with},
-    report::Report,
+    report::{self, Report},
     resume::Checkpoint,
     session,
     stop::{Awake, GRACE, Why},
     workspace::{Workspace, names},
 };
 use factory_core::{
+    grant::Role,
     ids::Oid,
     inbox::{EngineExit, RunEnd},
     wire::{EngineLaunch, RunFile},
@@ -22,14 +23,18 @@ use tokio::sync::watch;
 
 /// How often what is wrong is handed back to the engine.
 const FOLLOW_UPS: u32 = 3;
+/// The same of a run that only reports.
+const REPORT_FOLLOW_UPS: u32 = 2;
 
 /// What the engine is to do besides its launch.
 #[derive(Debug)]
 pub struct Task<'a> {
     /// All of `run.yaml`.
     pub file: &'a RunFile,
-    /// The branch to work on and to push.
-    pub branch: &'a str,
+    /// What its engine is for.
+    pub role: Role,
+    /// The branch to work on and to push; none for a run that only reads.
+    pub branch: Option<&'a str>,
     /// How the engine is started.
     pub launch: &'a EngineLaunch,
     /// How long it may be silent.
@@ -38,6 +43,8 @@ pub struct Task<'a> {
     pub checkpoint_every: Duration,
     /// The checkpoint to begin from.
     pub resume: Option<&'a Oid>,
+    /// Of that, only the engine's session.
+    pub session_only: bool,
     /// Subject for what it leaves uncommitted.
     pub leftover_subject: &'a str,
 }
@@ -117,7 +124,7 @@ struct Problems {
 
 impl Problems {
     /// The follow-up for the engine; none when all is well.
-    fn follow_up(&self) -> Option<String> {
+    fn follow_up(&self, only_reads: bool) -> Option<String> {
         let found: Vec<&str> = [&self.push, &self.report]
             .into_iter()
             .flatten()
@@ -125,9 +132,10 @@ impl Problems {
             .collect();
         (!found.is_empty()).then(|| {
             format!(
-                "Your work is not handed in yet:\n\n{}\n\nMend this, commit, and finish again. Everything that is \
+                "Your work is not handed in yet:\n\n{}\n\nMend this, {}and finish again. Everything that is \
                  already accepted stays accepted.\n",
-                found.join("\n\n")
+                found.join("\n\n"),
+                if only_reads { "" } else { "commit, " }
             )
         })
     }
@@ -174,9 +182,16 @@ async fn prepare(
         None => None,
     };
     let checkpoint = checkpoint.as_ref();
-    workspace
-        .branch(task.branch, checkpoint, target, stop)
-        .await?;
+    // What was handed in is on the branch.
+    let work = checkpoint.filter(|_| !task.session_only);
+    match task.branch {
+        Some(branch) => workspace.branch(branch, work, target, stop).await?,
+        None => {
+            workspace
+                .checkout(&["--detach", task.file.start.as_str()], stop)
+                .await?
+        }
+    }
     if let Some(checkpoint) = checkpoint {
         let session = checkpoint.restore_session(agent.git(), &agent.places, task.launch);
         session.await?;
@@ -193,12 +208,12 @@ pub async fn run(agent: &Agent, task: &Task<'_>) -> RunEnd {
     match task.resume {
         None => crate::log(format_args!(
             "work tree ready: {} at {}",
-            task.branch,
+            task.branch.unwrap_or("to read"),
             task.file.start.short()
         )),
         Some(checkpoint) => crate::log(format_args!(
             "work tree ready: {} from checkpoint {}",
-            task.branch,
+            task.branch.unwrap_or("to read"),
             checkpoint.short()
         )),
     }
@@ -223,6 +238,10 @@ pub async fn run(agent: &Agent, task: &Task<'_>) -> RunEnd {
     };
 
     let mut report = Report::default();
+    let most = match task.role.only_reads() {
+        true => REPORT_FOLLOW_UPS,
+        false => FOLLOW_UPS,
+    };
     let mut follow_ups = 0;
     let problems = loop {
         wait_for_room(agent).await;
@@ -233,22 +252,31 @@ pub async fn run(agent: &Agent, task: &Task<'_>) -> RunEnd {
         // A commit of what filled the disk would take as much once more.
         let leftovers = (agent.stop.now() != Some(Why::Disk)).then_some(task.leftover_subject);
         let problems = Problems {
-            push: workspace.hand_in(task.branch, leftovers).await.err(),
-            report: report.hand_in(&agent.places, &agent.door).await.err(),
+            push: match task.branch {
+                Some(branch) => workspace.hand_in(branch, leftovers).await.err(),
+                None => None,
+            },
+            report: match report.hand_in(&agent.places, &agent.door).await {
+                // It is all that such a run is for.
+                Ok(()) if task.role.only_reads() && !report.is_accepted() => {
+                    Some(report::missing(&agent.places))
+                }
+                handed_in => handed_in.err(),
+            },
         };
         for problem in [&problems.push, &problems.report].into_iter().flatten() {
             crate::log(format_args!("not handed in: {problem}"));
         }
-        let Some(text) = problems.follow_up() else {
+        let Some(text) = problems.follow_up(task.role.only_reads()) else {
             break problems;
         };
         // An engine that failed, or was ended, would only fail again.
-        let goes_on = turn_done.well() && agent.stop.now().is_none() && follow_ups < FOLLOW_UPS;
+        let goes_on = turn_done.well() && agent.stop.now().is_none() && follow_ups < most;
         let Some(argv) = task.launch.resume_argv.as_ref().filter(|_| goes_on) else {
             break problems;
         };
         follow_ups += 1;
-        crate::log(format_args!("follow-up {follow_ups} of {FOLLOW_UPS}"));
+        crate::log(format_args!("follow-up {follow_ups} of {most}"));
         match turn(agent, task, &mut checkpoints, argv, text.as_bytes()).await {
             Ok(mut next) => {
                 if next.last_output.is_empty() {
@@ -263,8 +291,9 @@ pub async fn run(agent: &Agent, task: &Task<'_>) -> RunEnd {
         }
     };
 
-    // What is not pushed is not lost either.
-    if problems.push.is_some() && turn_done.well() {
+    // What is not pushed is not lost either; and where another round comes, the engine
+    // goes on in its session.
+    if turn_done.well() && (problems.push.is_some() || session_file.is_some()) {
         checkpoints.make().await;
     }
     RunEnd {
@@ -333,7 +362,7 @@ fn brief(agent: &Agent, task: &Task<'_>, workspace: &Workspace<'_>) -> Result<Ve
             "\n\n## A merge to finish first\n\nThe target branch moved on. Merging it into `{}` is in progress and \
              conflicts in {}. Solve the conflicts so that both sides keep their meaning, `git add` the files and \
              commit the merge; then do your task on top.\n",
-            task.branch,
+            task.branch.unwrap_or_default(),
             names(&workspace.conflicts)
         );
         brief.extend_from_slice(paragraph.as_bytes());
@@ -367,7 +396,8 @@ async fn turn(
         .envs(&task.launch.env)
         .env("FACTORY_BRIEF", agent.places.brief())
         .env("FACTORY_OUT", agent.places.out())
-        .env("FACTORY_RUN", task.file.run.to_string());
+        .env("FACTORY_RUN", task.file.run.to_string())
+        .env("FACTORY_ROLE", task.role.as_str());
     let (gone, writers_gone) = watch::channel(false);
     let started = || {
         let (stdout, stdout_end) = Output::new(writers_gone.clone())?;

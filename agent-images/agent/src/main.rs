@@ -318,20 +318,24 @@ async fn run(agent: Agent, tasks: JoinSet<()>, file: &RunFile) -> Verdict {
 async fn carried_out(agent: Agent, mut tasks: JoinSet<()>, file: &RunFile) -> Verdict {
     let (end, verdict, limit) = match &file.task {
         RunTask::Engine {
+            role,
             branch,
             engine,
             stall_seconds,
             checkpoint_seconds,
             resume,
+            session_only,
             leftover_subject,
         } => {
             let task = engine::Task {
                 file,
-                branch,
+                role: *role,
+                branch: branch.as_deref(),
                 launch: engine,
                 stall: Duration::from_secs(*stall_seconds),
                 checkpoint_every: Duration::from_secs(*checkpoint_seconds),
                 resume: resume.as_ref(),
+                session_only: *session_only,
                 leftover_subject,
             };
             let greeted = tokio::select! {

@@ -109,7 +109,20 @@ pub struct Report {
     accepted: Option<Bytes>,
 }
 
+/// What is told of a report that has to be there and is not.
+pub fn missing(places: &Places) -> String {
+    format!(
+        "there is no report: write it to {} as your role's instructions show it",
+        places.report().display()
+    )
+}
+
 impl Report {
+    /// One was accepted.
+    pub fn is_accepted(&self) -> bool {
+        self.accepted.is_some()
+    }
+
     /// Hands in what is there now.
     ///
     /// # Errors

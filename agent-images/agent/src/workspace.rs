@@ -157,7 +157,10 @@ impl<'a> Workspace<'a> {
 
     /// Checks out the start commit, which mostly is here, and is asked for only where it
     /// is not.
-    async fn checkout(&self, what: &[&str], stop: &Stop) -> Result<(), PrepareError> {
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub async fn checkout(&self, what: &[&str], stop: &Stop) -> Result<(), PrepareError> {
         let checkout = [&["checkout", "-q", "-f"], what].concat();
         let run = || self.git.run(&checkout, QUICK, Some(stop));
         if run().await?.exit != Exit::Code(0) {
