@@ -120,7 +120,10 @@ fn issue_of(factory: &Factory, name: &str) -> Result<Option<IssueNo>, Failure> {
     {
         return Ok(run_of(run).map(|run| run.job));
     }
-    if let Some(issue) = name.strip_prefix("job-") {
+    if let Some(issue) = name
+        .strip_prefix("job-")
+        .or_else(|| name.strip_prefix("base-tests-"))
+    {
         return Ok(issue.parse().ok());
     }
     if let Some(pr) = name.strip_prefix("merge-") {

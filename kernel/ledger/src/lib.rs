@@ -2,6 +2,7 @@
 
 pub mod advance;
 pub mod base;
+pub mod change;
 pub mod changes;
 pub mod door;
 pub mod failpoint;

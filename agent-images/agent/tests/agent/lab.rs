@@ -185,7 +185,9 @@ impl Lab {
 
     pub fn launch(&mut self, engine: EngineLaunch) -> &mut Self {
         self.file.task = RunTask::Engine {
-            branch: BRANCH.to_owned(),
+            role: factory_core::grant::Role::Code,
+            branch: Some(BRANCH.to_owned()),
+            session_only: false,
             engine,
             // No test takes that long.
             stall_seconds: 600,

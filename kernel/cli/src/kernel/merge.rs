@@ -13,14 +13,15 @@ use factory_core::{
     brief::AGENT_EMAIL,
     config::Config,
     event::{EffectResult, Event, MergeResult},
-    ids::{Oid, PrNo},
+    ids::{IssueNo, Oid, PrNo},
     model::{Change, ConfigInForce, EffectKind, Pr, PrState},
-    rules::ToldPaths,
+    rules::{Globs, ToldPaths},
     state::State,
     text,
 };
 use factory_ledger::{
     advance::{Advance, Prepared, advance_target, prepare_advance, recover_advance},
+    change,
     failpoint::{Process::Kernel, around},
     merge::{Author, MergeOutcome, author_of, make_merge, tree_of},
     user::Move,
@@ -38,12 +39,24 @@ pub fn perform<R: Runtime>(
     let Some(effect) = state.effects.get(key).cloned() else {
         return Box::pin(async { Ok(Outcome::default()) });
     };
+    let target = state.meta.target.clone();
+    let tests = state.config.config.test_files.clone();
     Box::pin(async move {
         let result = tools
             .git(move |repos| match effect.kind {
                 EffectKind::MoveBranch {
-                    branch, old, new, ..
-                } => move_branch(repos, &branch, old.as_ref(), &new),
+                    issue,
+                    branch,
+                    old,
+                    new,
+                } => {
+                    let measure = Measure {
+                        target: &target,
+                        tests: &tests,
+                        issue,
+                    };
+                    move_branch(repos, &branch, old.as_ref(), &new, &measure)
+                }
                 EffectKind::AdvanceTarget {
                     branch,
                     old,
@@ -90,22 +103,47 @@ fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// How the work of an issue is measured.
+struct Measure<'a> {
+    target: &'a str,
+    tests: &'a Globs,
+    issue: IssueNo,
+}
+
+impl Measure<'_> {
+    /// What a commit changes of the target as it is now.
+    fn of(&self, repos: &Repos, commit: &Oid) -> Result<Change, Failure> {
+        let tip = repos.base.fetch_target(&repos.user, self.target)?;
+        let name = format!("base-tests-{}", self.issue);
+        Ok(around(Kernel, "measure", || {
+            change::measure(&repos.door, &tip, commit, self.tests, &name)
+        })?)
+    }
+}
+
 fn move_branch(
     repos: &Repos,
     branch: &str,
     old: Option<&Oid>,
     new: &Oid,
+    measure: &Measure<'_>,
 ) -> Result<EffectResult, Failure> {
     Ok(
         match around(Kernel, "move-branch", || {
             repos.user.move_branch(branch, old, new, &repos.door)
         })? {
             Move::Moved | Move::AlreadyThere => EffectResult::Moved {
-                change: Change::default(),
+                change: measure.of(repos, new)?,
             },
-            Move::Diverged { found } => EffectResult::BranchTaken {
-                found: found.map(|found| (found, Change::default())),
-            },
+            Move::Diverged { found: Some(_) } => {
+                // It is gone on from, wherever it is by now.
+                let found = repos.door.fetch_branch(&repos.user, branch)?;
+                let change = measure.of(repos, &found)?;
+                EffectResult::BranchTaken {
+                    found: Some((found, change)),
+                }
+            }
+            Move::Diverged { found: None } => EffectResult::BranchTaken { found: None },
             Move::CheckedOut { worktree } => EffectResult::BranchCheckedOut {
                 worktree: text(worktree),
             },
@@ -216,12 +254,19 @@ fn merge_with(
         return Ok(Some(MergeResult::AlreadyMerged));
     };
     // A person's commits on the branch are not left out without a word.
-    if let Some(found) = repos.user.tip(&pr.branch)?.filter(|tip| *tip != pr.head) {
-        repos.door.fetch_branch(&repos.user, &pr.branch)?;
-        return Ok(Some(MergeResult::BranchMoved {
-            found,
-            change: Change::default(),
-        }));
+    let measure = Measure {
+        target: branch,
+        tests: &config.test_files,
+        issue: pr.issue,
+    };
+    if repos
+        .user
+        .tip(&pr.branch)?
+        .is_some_and(|tip| tip != pr.head)
+    {
+        let found = repos.door.fetch_branch(&repos.user, &pr.branch)?;
+        let change = measure.of(repos, &found)?;
+        return Ok(Some(MergeResult::BranchMoved { found, change }));
     }
     let identity = repos.user.identity()?;
     let author = Author {
@@ -254,7 +299,10 @@ fn merge_with(
             match prepare_advance(&repos.user, &repos.door, branch, target, &commit)? {
                 Prepared::Ready { worktree } => MergeResult::Clean {
                     protected,
-                    change: Change::default(),
+                    change: around(Kernel, "measure", || {
+                        // What is kept for the head stays: the merge has its own checks.
+                        change::measure(&repos.door, target, &commit, &Globs::default(), "")
+                    })?,
                     tree_is_heads: tree_of(&repos.door, &pr.head)? == tree,
                     merge: commit,
                     worktree: worktree.map(text),

@@ -21,6 +21,7 @@ use factory_core::{
     wire::{DOOR_PORT, PATH_GIT},
 };
 use factory_ledger::{
+    change,
     failpoint::{Process::Kernel, around},
     merge::Author,
     workspace::{self, Workspace},
@@ -200,11 +201,20 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
             }
             _ => brief::brief(&run, &issue, job.as_ref(), comments.iter()),
         };
+        let change = match run.purpose {
+            Purpose::Review => {
+                let (target, head) = (run.intent.clone(), run.grant.start.clone());
+                let patch = tools.git(move |repos| Ok(change::patch(&repos.door, &target, &head)?));
+                patch.await?
+            }
+            _ => None,
+        };
         let system = brief::system(agents::builtin(run.grant.role), &intent);
         let files = RunFiles {
             run_yaml: serde_saphyr::to_string(&brief::run_file(&run, &issue.title, &system))
                 .map_err(|e| Failure::of(Class::Internal, e))?,
             brief: brief_text,
+            change,
             system,
             passwd: brief::passwd(host.uid, host.gid),
             intent,
@@ -324,6 +334,8 @@ async fn open_door<R: Runtime>(tools: &Tools<R>, id: RunId) -> Result<(), Failur
 struct RunFiles {
     run_yaml: String,
     brief: String,
+    /// What a review looks at, where it is not too large.
+    change: Option<String>,
     system: String,
     passwd: String,
     intent: BTreeMap<String, String>,
@@ -343,6 +355,9 @@ impl RunFiles {
         ];
         for (name, text) in named {
             put(&dir.join(name), text)?;
+        }
+        if let Some(change) = &self.change {
+            put(&dir.join("change.patch"), change)?;
         }
         for (path, text) in &self.intent {
             let path = dir.join("intent").join(path);

@@ -72,6 +72,10 @@ pub fn wanted(
             | Stage::Proposed
             | Stage::NeedsHuman => {}
         }
+        let with_base_tests = job.change.as_ref().and_then(|c| c.with_base_tests.as_ref());
+        if let Some(commit) = with_base_tests {
+            want(format!("keep/base-tests-{}", job.issue), commit);
+        }
         // An instruction has no branch of its own.
         if !job.branch.is_empty()
             && let Some(tip) = user.tip(&job.branch)?
