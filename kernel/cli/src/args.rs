@@ -25,6 +25,8 @@ pub enum Command {
     /// The image that agents run in.
     #[command(subcommand)]
     Image(Image),
+    /// Give an instruction: it is split into issues, and these are worked on.
+    Do(Do),
     /// Issues: what is to be built.
     #[command(subcommand)]
     Issue(Issue),
@@ -114,6 +116,20 @@ pub struct Start {
     pub merges_only: bool,
 }
 
+/// Options of `do`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Do {
+    /// What is wanted; `-` or nothing reads standard input.
+    #[arg(allow_hyphen_values = true)]
+    pub instruction: Option<String>,
+    /// Approve its issues as soon as they are filed.
+    #[arg(long)]
+    pub auto_approve: bool,
+    /// Stay until it is done, with a factory of its own where none runs; exit code 10 if something needs a person.
+    #[arg(long)]
+    pub wait: bool,
+}
+
 /// Commands for images.
 #[derive(Debug, Subcommand)]
 pub enum Image {
@@ -159,7 +175,23 @@ pub enum Issue {
         #[command(flatten)]
         json: Json,
     },
-    /// Let a job work on it; also tries again what needed a person.
+    /// Change what it asks for; its job begins anew.
+    Edit {
+        /// Its number.
+        number: String,
+        /// One line.
+        #[arg(
+            short,
+            long,
+            allow_hyphen_values = true,
+            required_unless_present = "body"
+        )]
+        title: Option<String>,
+        /// Markdown; `-` reads standard input.
+        #[arg(short, long, allow_hyphen_values = true)]
+        body: Option<String>,
+    },
+    /// Open its gate: let a job work on it, by its plan, or on the issues that it became; also tries again what needed a person.
     Approve {
         /// Its number.
         number: String,
@@ -191,7 +223,7 @@ pub enum Issue {
         #[arg(long, value_name = "NUMBER")]
         off: Vec<String>,
     },
-    /// Comment on it; the next run reads it.
+    /// Comment on it; the next run reads it. `/factory retry`, `hold`, `release`, `approve`, `merge`, `stop` or `explain` in its first line is carried out.
     Comment {
         /// Its number.
         number: String,
@@ -267,6 +299,14 @@ pub enum Pr {
     Merge {
         /// Its number.
         number: String,
+    },
+    /// Send it back to its job, which reads what is to be changed.
+    Review {
+        /// Its number.
+        number: String,
+        /// What is to be changed; `-` reads standard input.
+        #[arg(short = 'c', long, value_name = "TEXT", allow_hyphen_values = true)]
+        request_changes: String,
     },
     /// Close it; its issue waits for approval again.
     Reject {

@@ -30,6 +30,11 @@ pub fn run(factory: &mut Factory, command: Issue) -> Result<ExitCode, Failure> {
         } => new(factory, title, body, labels),
         Issue::List { all, json } => list(factory, all, json.json),
         Issue::Show { number, json } => show(factory, number.parse()?, json.json),
+        Issue::Edit {
+            number,
+            title,
+            body,
+        } => edit(factory, number.parse()?, title, body),
         Issue::Approve { number } => approve(factory, number.parse()?),
         Issue::Label {
             number,
@@ -44,7 +49,7 @@ pub fn run(factory: &mut Factory, command: Issue) -> Result<ExitCode, Failure> {
 }
 
 /// A text from the command line; `-` reads standard input.
-fn text(given: String) -> Result<String, Failure> {
+pub(super) fn text(given: String) -> Result<String, Failure> {
     if given != "-" {
         return Ok(given);
     }
@@ -235,10 +240,43 @@ fn comment(factory: &mut Factory, number: IssueNo, body: String) -> Result<(), F
     must_be_open(factory, number)?;
     let text = text(body)?;
     let issue = number;
-    wait::order(factory, Command::Comment { issue, text })?;
-    views::told(&format!(
-        "issue {number} commented on; its next run reads it\n"
-    ))?;
+    let (step, _) = wait::order(factory, Command::Comment { issue, text })?;
+    // Where it was an order, the step says what came of it, and a comment may answer it.
+    let said = match is_order(&step.note, number) {
+        true => format!("{}\n{}", step.note, answer(factory, number)),
+        false => format!("issue {number} commented on; its next run reads it\n"),
+    };
+    views::told(&said)?;
+    Ok(())
+}
+
+/// True where the step did more than to take a comment down.
+fn is_order(note: &str, number: IssueNo) -> bool {
+    !note.starts_with(&format!("issue {number}: comment by "))
+}
+
+/// What the factory answered in its newest comment.
+fn answer(factory: &Factory, number: IssueNo) -> String {
+    let newest = factory.state.comments_of(number).last();
+    let own = newest.filter(|comment| comment.author == "factory");
+    own.map_or(String::new(), |comment| format!("\n{}", comment.text))
+}
+
+fn edit(
+    factory: &mut Factory,
+    number: IssueNo,
+    title: Option<String>,
+    body: Option<String>,
+) -> Result<(), Failure> {
+    must_be_open(factory, number)?;
+    let body = body.map(text).transpose()?;
+    let issue = number;
+    wait::order(factory, Command::EditIssue { issue, title, body })?;
+    let next = match factory.state.jobs.get(&number) {
+        Some(_) => "its job begins anew",
+        None => "nothing is begun before it is approved",
+    };
+    views::told(&format!("issue {number} edited; {next}\n"))?;
     Ok(())
 }
 

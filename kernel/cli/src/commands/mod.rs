@@ -6,6 +6,7 @@ mod freeze;
 mod gc;
 mod image;
 mod init;
+mod instruct;
 mod issue;
 mod job;
 mod log;
@@ -37,6 +38,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
             issue::run(&mut look(cwd)?, command)
         }
         Command::Issue(command) => issue::run(&mut open(cwd)?, command),
+        Command::Do(options) => instruct::run(&mut open(cwd)?, options),
         Command::Pr(command @ (Pr::List { .. } | Pr::Show { .. } | Pr::Diff { .. })) => {
             pr::run(&mut look(cwd)?, command)
         }

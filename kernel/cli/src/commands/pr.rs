@@ -2,7 +2,7 @@
 
 use crate::{
     args::{Pr as Prs, Start},
-    commands::processes,
+    commands::{issue::text, processes},
     factory::Factory,
     failure::{Class, Failure, INTERRUPTED},
     views::{
@@ -37,6 +37,10 @@ pub fn run(factory: &mut Factory, command: Prs) -> Result<ExitCode, Failure> {
         }
         Prs::Diff { number } => diff(factory, number.parse()?),
         Prs::Merge { number } => return merge(factory, number.parse()?),
+        Prs::Review {
+            number,
+            request_changes,
+        } => request_changes_of(factory, number.parse()?, request_changes),
         Prs::Reject { number, reason } => reject(factory, number.parse()?, reason),
     }?;
     Ok(ExitCode::SUCCESS)
@@ -100,6 +104,18 @@ fn list(factory: &Factory, all: bool, json: bool) -> Result<(), Failure> {
         .collect();
     let heading = ["#", "STATE", "ISSUE", "CHECKS", "TITLE"];
     views::print(&views::table(heading, &rows))?;
+    Ok(())
+}
+
+fn request_changes_of(factory: &mut Factory, pr: PrNo, said: String) -> Result<(), Failure> {
+    find_open(factory, pr)?;
+    let text = text(said)?;
+    let (_, awake) = wait::order(factory, Command::RequestChanges { pr, text })?;
+    let next = match awake {
+        true => "a worker mends it",
+        false => "start the factory: `factory start`",
+    };
+    views::told(&format!("pull request {pr} sent back; {next}\n"))?;
     Ok(())
 }
 
