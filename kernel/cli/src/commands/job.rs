@@ -6,10 +6,18 @@ use crate::{
     clock,
     factory::Factory,
     failure::{Class, Failure},
-    views::{self, line, section, span, stamp, standing::StandingView},
+    views::{self, archive, line, section, span, stamp, standing::StandingView},
     wait,
 };
-use factory_core::{event::Command, ids::IssueNo, schedule};
+use factory_core::{
+    config::Config,
+    event::Command,
+    ids::IssueNo,
+    model::{self, Change, Checked, Purpose, Review},
+    report::{self, PlanReport},
+    route::Route,
+    schedule,
+};
 use serde::Serialize;
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -30,10 +38,42 @@ struct JobView {
     rounds: u32,
     /// Issues that must be done before.
     depends_on: Vec<u64>,
+    #[serde(flatten)]
+    facts: Facts,
+}
+
+/// How a job's work is done, and what came of it so far, in JSON.
+#[derive(Debug, Serialize)]
+struct Facts {
     branch: String,
     pr: Option<u64>,
+    /// Its tier, with the score and the reasons for it.
+    route: Option<Route>,
+    /// What its newest commit changes.
+    change: Option<Change>,
+    /// What its checks said.
+    checked: Option<Checked>,
+    /// What its newest review says.
+    review: Option<Review>,
+    /// The plan of its work.
+    plan: Option<PlanReport>,
     /// One line per run.
     story: Vec<String>,
+}
+
+impl Facts {
+    fn of(job: &model::Job) -> Self {
+        Self {
+            branch: job.branch.clone(),
+            pr: job.pr.map(|pr| pr.0),
+            route: job.route.clone(),
+            change: job.change.clone(),
+            checked: job.checked.clone(),
+            review: job.review.clone(),
+            plan: job.plan.as_deref().and_then(report::outgoing_plan),
+            story: job.story.clone(),
+        }
+    }
 }
 
 /// Does what is asked for.
@@ -77,9 +117,7 @@ fn views(factory: &Factory) -> Result<BTreeMap<u64, JobView>, Failure> {
             bumped: job.bumped.is_some(),
             rounds: job.rounds,
             depends_on: issue.depends_on.iter().map(|on| on.0).collect(),
-            branch: job.branch.clone(),
-            pr: job.pr.map(|pr| pr.0),
-            story: job.story.clone(),
+            facts: Facts::of(job),
         };
         Some((job.issue.0, view))
     });
@@ -104,41 +142,129 @@ fn list(factory: &Factory, json: bool) -> Result<ExitCode, Failure> {
 }
 
 fn show(factory: &Factory, number: IssueNo, json: bool) -> Result<ExitCode, Failure> {
-    let Some(view) = views(factory)?.remove(&number.0) else {
+    let live = views(factory)?.remove(&number.0);
+    let job = match factory.state.jobs.get(&number) {
+        Some(job) => Some(job.clone()),
+        None => archive::job(factory, number)?,
+    };
+    let Some(job) = job else {
         return Err(no_job(number));
     };
     if json {
-        views::print_json(&view)?;
+        match live {
+            Some(view) => views::print_json(&view)?,
+            None => views::print_json(&Facts::of(&job))?,
+        };
         return Ok(ExitCode::SUCCESS);
     }
-    let since = factory.state.jobs.get(&number).map_or(0, |job| job.since);
+    let mut out = match &live {
+        Some(view) => head(factory, &job, view),
+        None => format!("job {number}: over\n"),
+    };
+    facts(&mut out, &factory.state.config.config, &job);
+    views::print(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where a live job stands.
+fn head(factory: &Factory, job: &model::Job, view: &JobView) -> String {
     let standing = &view.standing;
     let mut out = format!(
-        "job {number}: {}\n{}\n",
+        "job {}: {}\n{}\n",
+        job.issue,
         standing.title,
         line(&standing.text)
     );
-    let mut field = |name: &str, value: &str| {
-        out.push_str(&format!("{name:9} {}\n", line(value)));
-    };
-    field("stage", view.stage);
     let front = if view.bumped { ", put in front" } else { "" };
-    field("priority", &format!("{}{front}", standing.priority));
-    let age = span(clock::now().0 - since);
-    field("since", &format!("{} ({age})", clock::show(since)));
-    field("rounds", &view.rounds.to_string());
-    if !view.depends_on.is_empty() {
-        let names: Vec<_> = view.depends_on.iter().map(|on| format!("#{on}")).collect();
-        field("depends", &names.join(", "));
+    let age = span(clock::now().0 - job.since);
+    let rows = [
+        ("stage", view.stage.to_owned()),
+        ("priority", format!("{}{front}", standing.priority)),
+        ("since", format!("{} ({age})", clock::show(job.since))),
+    ];
+    for (name, value) in rows {
+        field(&mut out, name, &value);
     }
-    field("branch", &view.branch);
-    if let Some(pr) = view.pr {
-        field("pr", &format!("{pr} (`factory pr show {pr}`)"));
+    let issue = factory.state.issues.get(&job.issue);
+    let depends: Vec<String> = issue
+        .into_iter()
+        .flat_map(|issue| issue.depends_on.iter().map(|on| format!("#{on}")))
+        .collect();
+    if !depends.is_empty() {
+        field(&mut out, "depends", &depends.join(", "));
     }
-    let story: Vec<String> = view.story.iter().map(|l| line(l)).collect();
-    section(&mut out, "What happened so far:", &story.join("\n"));
-    views::print(&out)?;
-    Ok(ExitCode::SUCCESS)
+    out
+}
+
+fn field(out: &mut String, name: &str, value: &str) {
+    out.push_str(&format!("{name:9} {}\n", line(value)));
+}
+
+/// How a job's work is done, and what came of it so far.
+fn facts(out: &mut String, config: &Config, job: &model::Job) {
+    field(out, "rounds", &job.rounds.to_string());
+    if !job.branch.is_empty() {
+        field(out, "branch", &job.branch);
+    }
+    if let Some(pr) = job.pr {
+        field(out, "pr", &format!("{pr} (`factory pr show {pr}`)"));
+    }
+    if !job.spent.is_nothing() {
+        field(out, "spent", &job.spent.to_string());
+    }
+    if let Some(route) = &job.route {
+        field(
+            out,
+            "route",
+            &format!("tier {} (score {})", route.tier, route.score),
+        );
+        for (purpose, name) in [
+            (Purpose::Plan, "plan by"),
+            (Purpose::Code, "code by"),
+            (Purpose::Review, "review by"),
+        ] {
+            let by = match purpose {
+                Purpose::Plan => config.planner_of(route.tier).is_some(),
+                Purpose::Review => config.reviewer_of(route.tier).is_some(),
+                _ => true,
+            };
+            let (engine, model) = config.worked(&purpose, route.tier);
+            let who = match by {
+                true => format!("{} {model}", engine.as_str()),
+                false => "nobody".to_owned(),
+            };
+            field(out, name, who.trim());
+        }
+        section(out, "Why this tier:", &lines(&route.reasons));
+    }
+    if let Some(change) = &job.change {
+        let what = format!(
+            "{} lines in {} files: {}",
+            change.lines,
+            change.files,
+            change.places.join(", ")
+        );
+        section(out, "What its newest commit changes:", &line(&what));
+    }
+    if let Some(plan) = job.plan.as_deref().and_then(report::outgoing_plan) {
+        section(out, "The plan:", &plan.text());
+    }
+    if let Some(review) = &job.review {
+        let heading = format!(
+            "The newest review ({}, of {}) says {}, with confidence {}:",
+            review.run,
+            review.commit.short(),
+            review.verdict,
+            review.confidence
+        );
+        section(out, &heading, &review.summary);
+    }
+    section(out, "What happened so far:", &lines(&job.story));
+}
+
+fn lines(all: &[String]) -> String {
+    let all: Vec<String> = all.iter().map(|l| line(l)).collect();
+    all.join("\n")
 }
 
 fn no_job(number: IssueNo) -> Failure {

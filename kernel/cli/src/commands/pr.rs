@@ -7,7 +7,7 @@ use crate::{
     failure::{Class, Failure, INTERRUPTED},
     views::{
         self, archive, line,
-        pr::{PrView, evidence, show, word},
+        pr::{PrView, against, checks, show, word},
     },
     wait::{self, Next},
 };
@@ -97,12 +97,13 @@ fn list(factory: &Factory, all: bool, json: bool) -> Result<(), Failure> {
                 pr.number.to_string(),
                 word(&pr.state).to_owned(),
                 pr.issue.to_string(),
-                evidence(pr),
+                checks(pr),
+                against(pr),
                 pr.title.clone(),
             ]
         })
         .collect();
-    let heading = ["#", "STATE", "ISSUE", "CHECKS", "TITLE"];
+    let heading = ["#", "STATE", "ISSUE", "CHECKS", "AGAINST IT", "TITLE"];
     views::print(&views::table(heading, &rows))?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::{
         self,
         draft::DraftsView,
         line,
-        pr::{evidence, word},
+        pr::{checks, word},
         run::{UsageView, purpose, standing},
         span, stamp,
     },
@@ -309,7 +309,7 @@ fn waiting(factory: &Factory) -> WaitingView {
                 title: line(&pr.title),
                 note: Some(match &pr.note {
                     Some(note) => format!("not merged: {}", line(note)),
-                    None => format!("{}, checks: {}", word(&pr.state), evidence(pr)),
+                    None => format!("{}, checks: {}", word(&pr.state), checks(pr)),
                 }),
                 commands: vec![
                     format!("factory pr diff {}", pr.number),

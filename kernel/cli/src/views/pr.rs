@@ -4,7 +4,7 @@ use super::{line, section, stamp};
 use crate::clock;
 use factory_core::{
     event::describe,
-    model::{Pr, PrState},
+    model::{Conflict, Evidence, Holds, Pr, PrState, Review},
 };
 use serde::Serialize;
 
@@ -25,6 +25,14 @@ pub struct PrView {
     pub head: String,
     /// Evidence that checks passed; none where nothing was checked.
     pub checked: Option<CheckedView>,
+    /// Labels, sorted.
+    pub labels: Vec<String>,
+    /// What its newest review says.
+    pub review: Option<Review>,
+    /// What speaks for and against merging it without a person.
+    pub evidence: Vec<Evidence>,
+    /// Open pull requests that it conflicted with when it was opened.
+    pub conflicts: Vec<Conflict>,
     /// The merge commit, once it is made.
     pub merge: Option<String>,
     /// Who opened the merge gate, or closed it.
@@ -72,6 +80,10 @@ impl From<&Pr> for PrView {
                 commit: checked.commit.to_string(),
                 run: checked.run.to_string(),
             }),
+            labels: pr.labels.clone(),
+            review: pr.review.clone(),
+            evidence: pr.evidence.clone(),
+            conflicts: pr.conflicts.clone(),
             merge: merge.map(ToString::to_string),
             by: by.cloned(),
             reason: reason.cloned(),
@@ -97,10 +109,14 @@ pub fn word(state: &PrState) -> &'static str {
 }
 
 /// What is known of the checks on the proposed commit.
-pub fn evidence(pr: &Pr) -> String {
+pub fn checks(pr: &Pr) -> String {
     match &pr.checked {
         Some(checked) if checked.commit == pr.head => {
-            format!("passed on this head ({})", checked.run)
+            let flaky = match checked.flaky {
+                true => ", at the second try: they are flaky",
+                false => "",
+            };
+            format!("passed on this head ({}){flaky}", checked.run)
         }
         Some(checked) => format!(
             "passed on {} ({}), not on this head",
@@ -125,10 +141,54 @@ pub fn show(pr: &Pr, protected: &[String]) -> String {
     field("issue", &pr.issue.to_string());
     field("branch", &pr.branch);
     field("head", pr.head.as_str());
-    field("checks", &evidence(pr));
+    if !pr.labels.is_empty() {
+        field("labels", &pr.labels.join(", "));
+    }
+    field("checks", &checks(pr));
     field("opened", &clock::show(pr.created));
     if let PrState::Merged { by, at, merge } = &pr.state {
         field("merge", &format!("{merge} (by {by}, {})", clock::show(*at)));
+    }
+    let pieces = pr.evidence.iter().map(|piece| {
+        let sign = match piece.holds {
+            Holds::Yes => "for",
+            Holds::No => "AGAINST",
+            Holds::Open => "open",
+        };
+        format!("{sign:8} {:14} {}", piece.fact.as_str(), line(&piece.why))
+    });
+    let pieces: Vec<String> = pieces.collect();
+    section(
+        &mut out,
+        "What speaks for and against merging it without a person:",
+        &pieces.join("\n"),
+    );
+    let conflicts = pr.conflicts.iter().map(|conflict| {
+        format!(
+            "with pull request {} in {}",
+            conflict.pr,
+            line(&conflict.files)
+        )
+    });
+    let conflicts: Vec<String> = conflicts.collect();
+    section(
+        &mut out,
+        "It conflicted when it was opened:",
+        &conflicts.join("\n"),
+    );
+    if let Some(review) = &pr.review {
+        let of = match review.commit == pr.head {
+            true => String::new(),
+            false => format!(", of {}", review.commit.short()),
+        };
+        section(
+            &mut out,
+            &format!(
+                "The review ({}{of}) says {}, with confidence {}:",
+                review.run, review.verdict, review.confidence
+            ),
+            &review.summary,
+        );
     }
     if !protected.is_empty() {
         section(
@@ -161,4 +221,15 @@ pub fn show(pr: &Pr, protected: &[String]) -> String {
         | PrState::Closed { .. } => {}
     }
     out
+}
+
+/// What speaks against merging it without a person, in a word or two.
+pub fn against(pr: &Pr) -> String {
+    let against = pr.evidence.iter().filter(|piece| piece.holds == Holds::No);
+    let facts: Vec<&str> = against.map(|piece| piece.fact.as_str()).collect();
+    match (facts.is_empty(), pr.evidence.is_empty()) {
+        (false, _) => facts.join(", "),
+        (true, false) => "nothing".to_owned(),
+        (true, true) => "-".to_owned(),
+    }
 }
