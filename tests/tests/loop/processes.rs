@@ -160,7 +160,7 @@ fn an_order_to_end_outlives_the_kernel_that_was_given_it() {
     let ended = start.ended();
     assert_eq!(ended.code, 0, "{}", ended.text());
     assert!(stop.wait().unwrap().success());
-    let stage = lab.state().jobs.values().next().unwrap().stage.clone();
+    let stage = lab.state().jobs.values().next().unwrap().stage().clone();
     assert!(matches!(stage, Stage::CheckDue { .. }), "{stage:?}");
     // What one was told does not hold for the next.
     lab.until_idle_ok();

@@ -117,7 +117,7 @@ fn is_refused(engine: &str, fault: &str) {
     let ended = lab.start(&["--until-idle"], &[WAITS]).ended();
     assert_eq!(ended.code, 10, "{}", ended.text());
     let job = lab.state().jobs.values().next().unwrap().clone();
-    assert_eq!(job.stage, Stage::NeedsHuman);
+    assert_eq!(*job.stage(), Stage::NeedsHuman);
     assert_eq!(
         lab.git(&["show", "factory/1-greet-people:greeting.txt"]),
         "hello"

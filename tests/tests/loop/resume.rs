@@ -373,7 +373,10 @@ fn a_run_out_of_twice_the_memory_needs_a_human() {
 /// A person is asked, and `status` says so and why.
 fn assert_needs_human(lab: &Lab, last: &str) {
     let state = lab.state();
-    assert_eq!(state.jobs.values().next().unwrap().stage, Stage::NeedsHuman);
+    assert_eq!(
+        *state.jobs.values().next().unwrap().stage(),
+        Stage::NeedsHuman
+    );
     assert!(state.issues.values().next().unwrap().has_label(NEEDS_HUMAN));
     let status = lab.ok(&["status"]);
     assert!(

@@ -10,7 +10,10 @@ fn given_up(lab: &Lab) -> String {
     assert_eq!(ended.code, 10, "{}", ended.text());
     lab.assert_at_rest();
     let state = lab.state();
-    assert_eq!(state.jobs.values().next().unwrap().stage, Stage::NeedsHuman);
+    assert_eq!(
+        *state.jobs.values().next().unwrap().stage(),
+        Stage::NeedsHuman
+    );
     assert!(state.issues.values().next().unwrap().has_label(NEEDS_HUMAN));
     assert!(state.prs.is_empty());
     comments(lab)

@@ -73,7 +73,7 @@ fn a_clock_that_jumps_by_hours_holds_nobody_up() {
     // It waits until a time that the clock, put back, is far away from.
     set(0);
     let job = lab.state().jobs.values().next().unwrap().clone();
-    if job.stage == Stage::Queued {
+    if *job.stage() == Stage::Queued {
         let now = lab.state().issues.values().next().unwrap().created;
         assert!(job.not_before.unwrap() > now + HOURS - 60);
     }

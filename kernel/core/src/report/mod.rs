@@ -2,6 +2,7 @@
 //! wrong and an example, so that the engine can mend it.
 
 mod plan;
+mod reading;
 mod review;
 mod split;
 
@@ -112,6 +113,14 @@ pub enum BadReport {
         /// What is wrong and where.
         problem: String,
     },
+    /// A report of a run that only reads, which is not as its role wants it.
+    #[error("the report is not as it should be: {problem}. An example of a good one: {example}")]
+    Wrong {
+        /// What is wrong and where.
+        problem: String,
+        /// What a good one looks like.
+        example: &'static str,
+    },
     /// A summary without words.
     #[error("`summary` is blank. An example of a good report: {CODE_EXAMPLE}")]
     Blank,
@@ -195,9 +204,9 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
     }
     match role {
         Role::Check => Err(BadReport::NoReport { role }),
-        Role::Split => shaped::<SplitReport>(text),
-        Role::Plan => shaped::<PlanReport>(text),
-        Role::Review => shaped::<ReviewReport>(text),
+        Role::Split => reading::validate::<SplitReport>(text),
+        Role::Plan => reading::validate::<PlanReport>(text),
+        Role::Review => reading::validate::<ReviewReport>(text),
         Role::Code => {
             // serde_json's message ends with line and column.
             let shape = |error: serde_json::Error| BadReport::Shape {
@@ -216,14 +225,6 @@ pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
             }
         }
     }
-}
-
-fn shaped<T: serde::de::DeserializeOwned + Serialize>(text: &[u8]) -> Result<String, BadReport> {
-    let shape = |error: serde_json::Error| BadReport::Shape {
-        problem: error.to_string(),
-    };
-    let Object(report): Object<T> = serde_json::from_slice(text).map_err(shape)?;
-    serde_json::to_string(&report).map_err(shape)
 }
 
 fn check_what_is_filed(report: &CodeReport) -> Result<(), BadReport> {
@@ -296,17 +297,17 @@ pub fn outgoing(json: &str) -> Option<CodeReport> {
 
 /// As [`outgoing`], of a splitting run.
 pub fn outgoing_split(json: &str) -> Option<SplitReport> {
-    serde_json::from_str(json).ok()
+    reading::outgoing(json)
 }
 
 /// As [`outgoing`], of a planning run.
 pub fn outgoing_plan(json: &str) -> Option<PlanReport> {
-    serde_json::from_str(json).ok()
+    reading::outgoing(json)
 }
 
 /// As [`outgoing`], of a review.
 pub fn outgoing_review(json: &str) -> Option<ReviewReport> {
-    serde_json::from_str(json).ok()
+    reading::outgoing(json)
 }
 
 /// A text of a run as it goes out: no secret in it, no mention and no reference.

@@ -1,5 +1,6 @@
 //! The report of a plan.
 
+use super::reading::{Kind, Reading, count, each};
 use serde::{Deserialize, Serialize};
 
 /// The report of a planning run: how an issue is to be worked on.
@@ -41,5 +42,34 @@ impl PlanReport {
             }
         }
         out
+    }
+}
+
+impl Reading for PlanReport {
+    const EXAMPLE: &'static str = r#"{"summary": "The way, in a few sentences.", "steps": ["First this."], "paths": ["src/a.py"], "tests": ["What is tested, and where."], "risks": ["What may go wrong."]}"#;
+
+    fn texts(&self) -> Vec<(String, &str, Kind)> {
+        let summary = ("summary".to_owned(), self.summary.as_str(), Kind::Prose);
+        std::iter::once(summary)
+            .chain(each("steps", &self.steps, Kind::Line))
+            .chain(each("paths", &self.paths, Kind::Path))
+            .chain(each("tests", &self.tests, Kind::Line))
+            .chain(each("risks", &self.risks, Kind::Line))
+            .collect()
+    }
+
+    fn prose_mut(&mut self) -> Vec<&mut String> {
+        std::iter::once(&mut self.summary)
+            .chain(&mut self.steps)
+            .chain(&mut self.tests)
+            .chain(&mut self.risks)
+            .collect()
+    }
+
+    fn flaw(&self) -> Option<String> {
+        count("steps", self.steps.len(), 1, 30)
+            .or_else(|| count("paths", self.paths.len(), 0, 50))
+            .or_else(|| count("tests", self.tests.len(), 0, 50))
+            .or_else(|| count("risks", self.risks.len(), 0, 50))
     }
 }

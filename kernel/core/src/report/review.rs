@@ -1,5 +1,6 @@
 //! The report of a review.
 
+use super::reading::{Kind, Reading, count};
 use crate::quantity::Confidence;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -44,7 +45,11 @@ pub struct ReviewReport {
     /// Why, in a few sentences.
     pub summary: String,
     /// What is to be changed, or should be known.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "super::objects"
+    )]
     pub comments: Vec<ReviewComment>,
 }
 
@@ -112,5 +117,51 @@ impl ReviewReport {
             ));
         }
         out
+    }
+}
+
+impl Reading for ReviewReport {
+    const EXAMPLE: &'static str = r#"{"verdict": "request_changes", "confidence": 0.9, "summary": "Why, in a few sentences.", "comments": [{"path": "src/a.py", "line": 12, "severity": "major", "text": "What is wrong and what to do."}]}"#;
+
+    fn texts(&self) -> Vec<(String, &str, Kind)> {
+        let mut texts = vec![("summary".to_owned(), self.summary.as_str(), Kind::Prose)];
+        for (n, comment) in self.comments.iter().enumerate() {
+            let place = |field: &str| format!("comments[{n}].{field}");
+            texts.push((place("path"), &comment.path, Kind::Path));
+            texts.push((place("text"), &comment.text, Kind::Prose));
+            if let Some(rule) = &comment.rule {
+                texts.push((place("rule"), rule, Kind::Path));
+            }
+        }
+        texts
+    }
+
+    fn prose_mut(&mut self) -> Vec<&mut String> {
+        let comments = self.comments.iter_mut().map(|comment| &mut comment.text);
+        std::iter::once(&mut self.summary).chain(comments).collect()
+    }
+
+    fn flaw(&self) -> Option<String> {
+        let comments = self.comments.len();
+        let grave = self.comments.iter().find(|c| c.severity >= Severity::Major);
+        match self.verdict {
+            ReviewVerdict::Approve => grave.map(|comment| {
+                format!(
+                    "it approves, and says of `{}` that it must be changed ({}): ask for changes, or make less of it",
+                    comment.path,
+                    comment.severity.as_str()
+                )
+            }),
+            ReviewVerdict::RequestChanges if comments == 0 => Some(
+                "it asks for changes, and `comments` does not say which".to_owned(),
+            ),
+            ReviewVerdict::RequestChanges | ReviewVerdict::Reject => None,
+        }
+        .or_else(|| count("comments", comments, 0, 50))
+        .or_else(|| {
+            let mut lines = self.comments.iter().enumerate();
+            let zero = lines.find(|(_, comment)| comment.line == Some(0));
+            zero.map(|(n, _)| format!("`comments[{n}].line` is 0; lines are counted from 1"))
+        })
     }
 }

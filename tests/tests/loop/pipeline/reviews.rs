@@ -120,7 +120,7 @@ fn what_a_review_is_not_sure_of_waits_for_a_person() {
         &format!("{HELLO}{AUTO}"),
     );
     lab.ok(&["issue", "new", "--title", "Greet people"]);
-    lab.until_idle_ok();
+    assert_eq!(lab.until_idle().code, 10, "a person has to decide");
     lab.assert_at_rest();
     assert_eq!(subjects(&lab), "Begin");
     let shown = lab.ok(&["pr", "show", "1"]);
@@ -133,13 +133,13 @@ fn a_reviewer_that_approves_everything_opens_no_way_for_what_is_forbidden() {
     let lab = cast(
         SAYS_HELLO,
         &[("review", APPROVES)],
-        &format!("{HELLO}gates: {{issues: auto, merge: human}}\n"),
+        &format!("{HELLO}gates: {{issues: auto, merge: human}}\nrounds: 1\n"),
     );
     lab.ok(&["issue", "new", "--title", "Greet people"]);
     lab.until_idle_ok();
     lab.write(
         "prohibitions/0001-no-greetings.md",
-        "---\nenforce:\n  - {pattern: \"hello\", paths: [\"greeting.txt\"]}\n---\n# No greetings\n\nNever.\n",
+        "---\nenforce:\n  - {pattern: \"hello\"}\n---\n# No greetings\n\nNever.\n",
     );
     let yaml = lab
         .read("factory.yaml")
@@ -168,7 +168,7 @@ fn a_coder_that_edits_the_tests_is_found_out_by_those_of_the_target() {
     lab.write("tests/greet.sh", "test \"$(sh greet.sh)\" = hello\n");
     lab.commit("Greet");
     lab.ok(&["issue", "new", "--title", "Tidy up"]);
-    lab.until_idle_ok();
+    assert_eq!(lab.until_idle().code, 10, "a person has to decide");
     lab.assert_at_rest();
     assert_eq!(subjects(&lab), "Greet\nBegin");
     assert_eq!(
