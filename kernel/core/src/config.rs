@@ -15,7 +15,7 @@ pub use pipeline::{AutoMerge, Stages, Tier, Tiers, Worked};
 pub use types::{AgentType, PerDay, Quota, Types, Worker};
 
 use crate::{
-    budget::{Limit, Prices, price_of},
+    budget::{Limit, Prices},
     grant::{self, WireApi},
     quantity::{Bytes, Milli, Seconds, is_default},
     rules::Globs,
@@ -406,13 +406,6 @@ impl Config {
                 "write `version: 1`",
             );
         }
-        if self.rounds == 0 || self.rounds > 100 {
-            return fail(
-                "rounds",
-                format!("rounds is {}", self.rounds),
-                "write a number from 1 to 100",
-            );
-        }
         if let Some(runtime) = self.runtime.as_ref().filter(|name| !valid_runtime(name)) {
             return fail(
                 "runtime",
@@ -454,12 +447,18 @@ impl Config {
                 "a work tree and its history need at least 64MiB; 10GiB is the default",
             );
         }
-        if let Some((key, what, help)) = amounts::flaw(self).or_else(|| types::flaw(self)) {
+        let flaw = amounts::flaw(self).or_else(|| types::flaw(self));
+        if let Some((key, what, help)) = flaw.or_else(|| pipeline::flaw(self)) {
             return fail(key, what, &help);
         }
-        if let EngineKind::Command(argv) = &self.engine
-            && argv.first().is_none_or(|program| program.trim().is_empty())
-        {
+        let names_none = |engine: &EngineKind| match engine {
+            EngineKind::Command(argv) => {
+                let program = argv.first();
+                program.is_none_or(|program| program.trim().is_empty())
+            }
+            EngineKind::Known(_) => false,
+        };
+        if self.engines().iter().any(names_none) {
             return fail(
                 "engine",
                 "engine.command names no program".to_owned(),
@@ -473,8 +472,13 @@ impl Config {
                 "remove it, or write the command",
             );
         }
-        if let Err(what) = self.protected.check() {
-            return fail("protected", what, "write fewer or shorter globs");
+        for (key, globs) in [
+            ("protected", &self.protected),
+            ("test_files", &self.test_files),
+        ] {
+            if let Err(what) = globs.check() {
+                return fail(key, what, "write fewer or shorter globs");
+            }
         }
         if !valid_prefix(&self.branch_prefix) {
             return fail(
@@ -483,17 +487,17 @@ impl Config {
                 "use letters, digits, `-`, `_` and `/`, for example `factory`",
             );
         }
-        let wanted = self.engine.known().map(|engine| (engine.name, engine.api));
-        if let Some((key, error)) = models::problem(&self.models, wanted) {
-            return fail(&key, error.what, &error.help);
+        for engine in self.engines() {
+            let wanted = engine.known().map(|engine| (engine.name, engine.api));
+            if let Some((key, error)) = models::problem(&self.models, wanted) {
+                return fail(&key, error.what, &error.help);
+            }
         }
         // Where nobody wrote a budget, a model without a price is not held to ours.
         if self.budget != Budget::default()
             && let Some(limit) = self.budget.in_money()
-            && wanted.is_some()
-            && price_of(self.model(), &self.prices).is_none()
+            && let Some(model) = self.unpriced()
         {
-            let model = self.model();
             return fail(
                 "budget",
                 format!(

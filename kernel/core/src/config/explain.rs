@@ -242,8 +242,24 @@ fn shape(key: &str, in_types: bool) -> Option<&'static str> {
         "dockerfile" => "a path, for example `dockerfile: docker/Dockerfile`",
         "packages" => "a list, for example `packages: [make, python3]`",
         "checks" => "a list of commands, for example `checks: [\"make test\"]`",
-        "gates" => "for example `gates: {issues: human, merge: auto}`",
+        "gates" => "for example `gates: {issues: human, plan: auto, merge: auto}`",
         "issues" | "merge" => "`human` or `auto`",
+        "auto_merge" => {
+            "for example `auto_merge: {min_confidence: 0.9, max_changed_lines: 400, max_files: 30}`"
+        }
+        "min_confidence" => "a number from 0 to 1, for example `min_confidence: 0.9`",
+        "max_changed_lines" | "max_files" => "a whole number, 0 or more",
+        "stages" | "split" => {
+            "for example `stages: {review: {engine: codex, model: gpt-5.1-codex}}`"
+        }
+        "plan" | "review" => {
+            "in `gates` `human` or `auto`, in `tiers` `true` or `false`, in `stages` for example `{engine: claude}`"
+        }
+        "tiers" | "low" | "medium" | "high" => {
+            "for example `tiers: {low: {model: claude-haiku-4-5}, high: {plan: true, rounds: 8}}`"
+        }
+        "escalate" => "`true` or `false`",
+        "test_files" => "a list of globs, for example `test_files: [\"tests/**\", \"Makefile\"]`",
         "rounds" => "a number from 1 to 100",
         "runtime" => "the name of a runtime that `docker info` lists, for example `runtime: runsc`",
         "limits" => "for example `limits: {memory: 4GiB, wall: 45m}`",

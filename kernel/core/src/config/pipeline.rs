@@ -2,6 +2,7 @@
 
 use super::{Config, EngineKind};
 use crate::{
+    budget::price_of,
     model::Purpose,
     quantity::{Confidence, is_default},
     route::Complexity,
@@ -9,6 +10,9 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
+
+/// The most code runs that a job may have.
+const MOST_ROUNDS: u32 = 100;
 
 /// Engine and model of some of the work; what is not given is that of all other work.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -237,4 +241,42 @@ impl Config {
         }
         all
     }
+}
+
+impl Config {
+    /// A model that a run may have, and whose price is not known.
+    pub(super) fn unpriced(&self) -> Option<String> {
+        let purposes = [
+            Purpose::Split,
+            Purpose::Plan,
+            Purpose::Code,
+            Purpose::Review,
+        ];
+        let runs = purposes.iter().flat_map(|purpose| {
+            let tiers = Complexity::ALL.into_iter();
+            tiers.map(move |tier| self.worked(purpose, tier))
+        });
+        let mut known = runs.filter(|(engine, _)| engine.known().is_some());
+        let unpriced = known.find(|(_, model)| price_of(model, &self.prices).is_none());
+        unpriced.map(|(_, model)| model)
+    }
+}
+
+/// The key that is wrong, what is wrong with it, and what to write instead.
+pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
+    let rounds = std::iter::once(("rounds".to_owned(), Some(config.rounds))).chain(
+        Complexity::ALL
+            .into_iter()
+            .map(|tier| (format!("tiers.{tier}.rounds"), config.tiers.of(tier).rounds)),
+    );
+    for (name, rounds) in rounds {
+        if let Some(rounds) = rounds.filter(|rounds| !(1..=MOST_ROUNDS).contains(rounds)) {
+            return Some((
+                "rounds",
+                format!("{name} is {rounds}"),
+                format!("write a number from 1 to {MOST_ROUNDS}"),
+            ));
+        }
+    }
+    None
 }

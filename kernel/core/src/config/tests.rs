@@ -99,6 +99,42 @@ fn errors_name_line_and_next_step() {
         ),
         ("slots: 0\n", 1, "slots must be from 1", "write a number"),
         (
+            "slots: 1\ntiers: {low: {rounds: 0}}\n",
+            0,
+            "tiers.low.rounds is 0",
+            "from 1 to 100",
+        ),
+        (
+            "tiers: {lo: {}}\n",
+            1,
+            "unknown key `lo`",
+            "did you mean `low`?",
+        ),
+        (
+            "stages: {review: {engin: codex}}\n",
+            1,
+            "unknown key `engin`",
+            "did you mean `engine`?",
+        ),
+        (
+            "auto_merge: {min_confidence: 2}\n",
+            1,
+            "`2` is not a number from 0 to 1",
+            "0.9",
+        ),
+        (
+            "models: {anthropic: {}}\nstages: {review: {engine: codex}}\n",
+            1,
+            "engine `codex` calls models over the API `responses`",
+            "openai: {key_env: OPENAI_API_KEY}",
+        ),
+        (
+            "budget: {per_run: {usd: 6}}\nstages: {review: {model: house-model}}\n",
+            0,
+            "no price of the model `house-model` is known",
+            "prices: {\"house-model\":",
+        ),
+        (
             "rounds: 2\nbranch_prefix: \"a b\"\n",
             2,
             "cannot begin a branch name",
