@@ -70,7 +70,11 @@ pub(super) fn another_round(
     if job.rounds >= limit && !goes_up(tx, &mut job) {
         let rounds = job.rounds;
         let why = format!("{rounds} of {limit} rounds are used up. The last one: {feedback}");
-        return needs_human(tx, job, &why);
+        let draft = postmortem(&tx.issue(job.issue)?, &job, &feedback);
+        let number = job.issue;
+        let to = needs_human(tx, job, &why)?;
+        tx.comment(number, FACTORY, draft)?;
+        return Ok(to);
     }
     if tx.has_nothing_left(&job) {
         let why = format!("{} The last run: {feedback}", out_of_money(tx, &job));
@@ -85,6 +89,21 @@ pub(super) fn another_round(
     job.enter(Stage::Queued)?;
     tx.put_job(job);
     Ok("queued".to_owned())
+}
+
+/// The beginning of a postmortem of a job that did not converge, for a person to go on with.
+fn postmortem(issue: &Issue, job: &Job, last: &str) -> String {
+    let story: String = job.story.iter().map(|line| format!("- {line}\n")).collect();
+    let last = last.lines().next().unwrap_or_default();
+    let draft = format!(
+        "# {}\n\n## What was wanted\n\n{}\n\n## What happened\n\n{story}\n## What did not converge\n\n{last}\n\n## What we learn\n\n## Principle or prohibition\n",
+        issue.title,
+        text::trimmed(&issue.body, 2000)
+    );
+    format!(
+        "The beginning of a postmortem, for `postmortems/`: what it says that every later agent should know is a person's to write.\n\n{}",
+        outgoing_output(&draft)
+    )
 }
 
 /// One tier up with new rounds, where `factory.yaml` says that a job may.
