@@ -16,6 +16,7 @@ use factory_gateway::{
     keys::{self, CommandError, file, file::KeyFile},
 };
 use secrecy::{ExposeSecret, SecretString};
+use std::collections::BTreeSet;
 
 /// Variable in which the launcher names the model keys that are set to processes that
 /// get none of them, separated by commas.
@@ -121,14 +122,18 @@ pub fn engine_note(engine: &EngineKind) -> Option<String> {
 /// Whether the keys that the engine's models need can be had. For a process that the launcher
 /// told which ones are set; the command is asked for the others, and what it says is dropped.
 pub async fn check(config: &Config) -> Result<(), Failure> {
-    let Some((api, providers)) = config.providers() else {
-        return Ok(());
-    };
     let command = std::env::var(file::COMMAND).unwrap_or_default();
-    for provider in providers.iter().filter(|one| !is_set(&one.key_env)) {
-        match command.as_str() {
-            "" => return Err(missing(api, provider)),
-            command => drop(ask(&command.into(), &provider.key_env).await?),
+    let mut asked = BTreeSet::new();
+    for engine in config.engines() {
+        let Some((api, providers)) = config.providers_for(&engine) else {
+            continue;
+        };
+        for provider in providers.iter().filter(|one| !is_set(&one.key_env)) {
+            match command.as_str() {
+                "" => return Err(missing(api, provider)),
+                _ if !asked.insert(provider.key_env.clone()) => {}
+                command => drop(ask(&command.into(), &provider.key_env).await?),
+            }
         }
     }
     Ok(())

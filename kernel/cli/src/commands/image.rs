@@ -49,14 +49,18 @@ pub fn run(cwd: &Path, command: Image) -> Result<ExitCode, Failure> {
     let places = &factory.places;
     let target = &factory.state.meta.target;
     let (_, config) = factory.wanted_config(None, target)?;
-    let wanted = wanted(&config, &factory.user, &factory.tip_of(target)?)?;
+    let wanted = all_wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {
         let docker = docker::connect().await?.client;
         match command {
-            Image::Build => match build(&docker, places, &wanted).await? {
-                Some(id) => views::print(&format!("{id}\n")).map(drop)?,
-                None => return Ok(ExitCode::from(INTERRUPTED)),
-            },
+            Image::Build => {
+                for wanted in &wanted {
+                    match build(&docker, places, wanted).await? {
+                        Some(id) => views::print(&format!("{id}\n")).map(drop)?,
+                        None => return Ok(ExitCode::from(INTERRUPTED)),
+                    }
+                }
+            }
             Image::List(json) => stock::list(&docker, places, &wanted, json.json).await?,
             Image::Prune { all } => stock::prune(&docker, places, &wanted, all).await?,
         }
@@ -111,7 +115,7 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
         rules::read(&factory.user, &tip, &config)?;
         rules::intent_layer(&factory.user, &tip)?;
     }
-    let wanted = wanted(&config, &factory.user, &factory.tip_of(target)?)?;
+    let wanted = all_wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {
         let given_up = interrupt()?;
         let ready = async {
@@ -132,8 +136,16 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
             ready = ready => ready?,
             () = given_up => return Ok(ExitCode::from(INTERRUPTED)),
         };
-        let Some(id) = build(&docker, &factory.places, &wanted).await? else {
-            return Ok(ExitCode::from(INTERRUPTED));
+        let mut built = None;
+        for wanted in &wanted {
+            let Some(id) = build(&docker, &factory.places, wanted).await? else {
+                return Ok(ExitCode::from(INTERRUPTED));
+            };
+            // The others hold the same agent, on the same base.
+            built.get_or_insert(id);
+        }
+        let Some(id) = built else {
+            return Err(Failure::new(Class::Internal, "no image is wanted"));
         };
         let subject = Subject {
             places: &factory.places,
@@ -234,6 +246,19 @@ pub fn wanted(config: &Config, user: &UserRepo, commit: &Oid) -> Result<Wanted, 
     })
 }
 
+/// One for each engine that a run may have, that of code first; engines that need nothing in
+/// the image share one.
+pub fn all_wanted(config: &Config, user: &UserRepo, commit: &Oid) -> Result<Vec<Wanted>, Failure> {
+    let mut all: Vec<Wanted> = Vec::new();
+    for engine in config.engines() {
+        let one = wanted(&config.with_engine(engine), user, commit)?;
+        if !all.iter().any(|other| other.request == one.request) {
+            all.push(one);
+        }
+    }
+    Ok(all)
+}
+
 /// The same, for a base that is known.
 pub fn request(config: &Config, base: &str) -> Result<ImageRequest, Failure> {
     Ok(ImageRequest {
@@ -296,8 +321,10 @@ struct Stamp {
     bytes: u64,
 }
 
-/// The newest tag: it hashes the whole agent binary, and the kernel asks for every run.
-static NEWEST_TAG: Mutex<Option<(Stamp, String)>> = Mutex::new(None);
+/// Tags that are kept: more than there are engines.
+const MOST_TAGS: usize = 8;
+/// The newest tags: each hashes the whole agent binary, and the kernel asks for every run.
+static NEWEST_TAGS: Mutex<Vec<(Stamp, String)>> = Mutex::new(Vec::new());
 
 /// The tag of an image; hashes the agent binary only when it changed.
 pub fn tag(wanted: &ImageRequest) -> Result<String, Failure> {
@@ -308,16 +335,17 @@ pub fn tag(wanted: &ImageRequest) -> Result<String, Failure> {
         bytes: file.len(),
     };
     // Nothing panics while it is held; and if so, what it holds is whole.
-    let mut newest = NEWEST_TAG
+    let mut newest = NEWEST_TAGS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some((known, tag)) = &*newest
-        && *known == stamp
-    {
+    if let Some((_, tag)) = newest.iter().find(|(known, _)| *known == stamp) {
         return Ok(tag.clone());
     }
     let tag = image::tag(wanted)?;
-    *newest = Some((stamp, tag.clone()));
+    if newest.len() == MOST_TAGS {
+        newest.remove(0);
+    }
+    newest.push((stamp, tag.clone()));
     Ok(tag)
 }
 

@@ -59,6 +59,9 @@ pub fn grant<R: Runtime>(
         _ => None,
     };
     let in_force = state.config.config.clone();
+    let route = state.jobs.get(&job).and_then(|job| job.route.as_ref());
+    let tier = route.map(|route| route.tier).unwrap_or_default();
+    let (engine, _) = in_force.worked(&purpose, tier);
     let before = state.config.clone();
     let resume = state
         .jobs
@@ -115,7 +118,7 @@ pub fn grant<R: Runtime>(
             Ok(purpose)
         });
         let purpose = read.await?;
-        let image = (tools.image_of)(in_force, tip.clone()).await?;
+        let image = (tools.image_of)(in_force.with_engine(engine), tip.clone()).await?;
         let fresh_session = match &resume {
             Some(resume) => {
                 let now = intent_layer(&tools, &tip).await?;

@@ -223,7 +223,15 @@ impl Config {
         (engine, model)
     }
 
-    /// Every engine that a run may have.
+    /// The same with another engine, for what an image holds.
+    pub fn with_engine(&self, engine: EngineKind) -> Self {
+        Self {
+            engine,
+            ..self.clone()
+        }
+    }
+
+    /// Every engine that a run may have, that of code first.
     pub fn engines(&self) -> Vec<EngineKind> {
         let stages = [&self.stages.split, &self.stages.plan, &self.stages.review];
         let stages = stages

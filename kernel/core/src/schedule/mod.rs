@@ -278,7 +278,7 @@ impl Room {
                 return Err(why);
             }
             let mut purse = self.purse.clone();
-            purse.take(state, job)?;
+            purse.take(state, job, purpose)?;
             // An instruction touches nothing and becomes no pull request.
             if *purpose != Purpose::Split {
                 self.begin(state, job)?;

@@ -4,7 +4,7 @@ use super::Full;
 use crate::{
     budget::{Limit, Spent},
     event::Now,
-    model::{Job, Run},
+    model::{Job, Purpose, Run},
     quantity::Milli,
     state::State,
 };
@@ -14,7 +14,6 @@ use crate::{
 pub(super) struct Purse {
     day: Limit,
     used_up: bool,
-    calls_models: bool,
 }
 
 impl Purse {
@@ -22,13 +21,12 @@ impl Purse {
         Self {
             day: state.left_of_day(now),
             used_up: state.day_is_used_up(now),
-            calls_models: state.config.config.engine.known().is_some(),
         }
     }
 
-    /// Sets aside what a code run may use, or says why it may use nothing.
-    pub(super) fn take(&mut self, state: &State, job: &Job) -> Result<(), Full> {
-        if !self.calls_models {
+    /// Sets aside what a run may use, or says why it may use nothing.
+    pub(super) fn take(&mut self, state: &State, job: &Job, purpose: &Purpose) -> Result<(), Full> {
+        if !state.calls_models(job, purpose) {
             return Ok(());
         }
         let nothing = Spent::default();
@@ -103,9 +101,22 @@ impl State {
             && self.has_nothing_left(job)
     }
 
+    /// True where such a run of a job calls models that cost something.
+    fn calls_models(&self, job: &Job, purpose: &Purpose) -> bool {
+        let tier = job.route.as_ref().map(|route| route.tier);
+        let (engine, _) = self.config.config.worked(purpose, tier.unwrap_or_default());
+        engine.known().is_some()
+    }
+
     /// True where a code run of a job may use nothing, whatever the others do.
     pub(crate) fn has_nothing_left(&self, job: &Job) -> bool {
-        let calls_models = self.config.config.engine.known().is_some();
+        let purposes = [
+            Purpose::Split,
+            Purpose::Plan,
+            Purpose::Code,
+            Purpose::Review,
+        ];
+        let calls_models = purposes.iter().any(|p| self.calls_models(job, p));
         calls_models && self.left_of_job(job).is_reached(&Spent::default())
     }
 

@@ -70,6 +70,12 @@ enum Need {
     Other,
 }
 
+/// The names of all images that these are made of.
+fn tags(wanted: &[Wanted]) -> Result<Vec<String>, Failure> {
+    let tags: Result<Vec<Vec<String>>, Failure> = wanted.iter().map(Wanted::tags).collect();
+    Ok(tags?.concat())
+}
+
 fn need(tag: &str, wanted: &[String], record: &Record) -> Need {
     if wanted.iter().any(|name| name == tag) {
         Need::Wanted
@@ -94,10 +100,10 @@ struct Row<'a> {
 pub async fn list(
     docker: &Docker,
     places: &Places,
-    wanted: &Wanted,
+    wanted: &[Wanted],
     json: bool,
 ) -> Result<(), Failure> {
-    let (wanted, record) = (wanted.tags()?, Record::read(places));
+    let (wanted, record) = (tags(wanted)?, Record::read(places));
     let stock = image::stock(docker).await?;
     let rows = stock.iter().map(|image| Row {
         name: &image.tag,
@@ -146,10 +152,10 @@ fn age(seconds: i64) -> String {
 pub async fn prune(
     docker: &Docker,
     places: &Places,
-    wanted: &Wanted,
+    wanted: &[Wanted],
     all: bool,
 ) -> Result<(), Failure> {
-    let (wanted, mut record) = (wanted.tags()?, Record::read(places));
+    let (wanted, mut record) = (tags(wanted)?, Record::read(places));
     let stock = image::stock(docker).await?;
     let (mut go, mut kept, mut others) = (Vec::new(), Vec::new(), 0);
     for Stocked { tag, used, .. } in stock.into_iter() {
