@@ -53,6 +53,14 @@ impl World {
                 }
                 if dies { 137 } else { 0 }
             }
+            (Role::Split | Role::Plan | Role::Review, luck) => {
+                let json = crate::handed::report(self, &run, luck);
+                if let Some(json) = json {
+                    self.push_inbox(id, InboxEntry::Report { json });
+                }
+                end(self, EngineExit::Code(i32::from(luck == 2)));
+                0
+            }
             (Role::Check, luck) => {
                 end(self, EngineExit::Code(0));
                 if luck == 3 { 1 } else { 0 }

@@ -46,7 +46,11 @@ fn run_of(action: &Action) -> Option<RunId> {
         | Action::Collect(run)
         | Action::RemoveStray(run)
         | Action::Journal(Event::RunRunning { run }) => Some(*run),
-        Action::Journal(_) | Action::Grant { .. } | Action::Perform(_) | Action::Merge(_) => None,
+        Action::Journal(_)
+        | Action::Grant { .. }
+        | Action::Perform(_)
+        | Action::Merge(_)
+        | Action::Compare(_) => None,
     }
 }
 
@@ -172,6 +176,7 @@ impl Kernel {
                     | Event::RunCollected { .. }
                     | Event::EffectDone {
                         result: EffectResult::Done
+                            | EffectResult::Moved { .. }
                             | EffectResult::TargetMoved
                             | EffectResult::BranchTaken { .. },
                         ..
@@ -280,19 +285,20 @@ impl Kernel {
                 let waits = state.jobs.get(job).is_some_and(|found| {
                     let rested = found.not_before.is_none_or(|at| at <= self.world.now);
                     rested
-                        && match (purpose, &found.stage) {
-                            (Purpose::Code, Stage::Queued)
-                            | (Purpose::Check, Stage::CheckDue { .. }) => true,
+                        && match (purpose, found.stage()) {
                             (Purpose::MergeTest { pr }, Stage::Proposed) => {
                                 state.prs.get(pr).is_some_and(|pr| {
                                     matches!(pr.state, PrState::Testing { run: None, .. })
                                 })
                             }
-                            _ => false,
+                            (purpose, due) => {
+                                let is_due = due.is_due() && state.queue.holds(*job);
+                                is_due && due.purpose().as_ref() == Some(purpose)
+                            }
                         }
                 });
                 let mut breakers = state.meta.breakers.values();
-                let paused = *purpose == Purpose::Code && breakers.any(|b| b.tries_at.is_some());
+                let paused = purpose.role().has_engine() && breakers.any(|b| b.tries_at.is_some());
                 waits && !full && !paused && !given.contains(job)
             }
             Action::Spawn(run)
@@ -306,6 +312,10 @@ impl Kernel {
                 there && !about(*run)
             }
             Action::Perform(key) => state.effects.contains_key(key),
+            Action::Compare(job) => state
+                .jobs
+                .get(job)
+                .is_some_and(|job| matches!(job.stage(), Stage::Opening { .. })),
             Action::Merge(pr) => {
                 let queued = matches!(
                     state.prs.get(pr).map(|pr| &pr.state),

@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use factory_core::{
-    config::{Amounts, Config, EngineKind, Gate, Gates, Slots},
+    config::{Amounts, AutoMerge, Config, EngineKind, Gate, Gates, Slots},
     event::{Command, Event},
     ids::Oid,
     quantity::{Bytes, Milli},
@@ -45,9 +45,14 @@ pub fn config(auto: bool) -> Config {
         checks: vec!["true".into()],
         gates: Gates {
             issues: gate,
+            plan: Gate::Auto,
             merge: gate,
         },
         rounds: 3,
+        auto_merge: AutoMerge {
+            review: false,
+            ..AutoMerge::default()
+        },
         ..Config::default()
     }
 }

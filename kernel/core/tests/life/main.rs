@@ -13,6 +13,7 @@ mod budget;
 mod crash;
 mod filing;
 mod given;
+mod handed;
 mod moved;
 mod queue;
 mod rules;

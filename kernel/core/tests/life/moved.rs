@@ -80,7 +80,7 @@ fn what_runs_in_the_original_is_done_again_in_a_copy() {
     assert!(world.journal(Event::RunsElsewhere { runs: vec![run] }));
     let job = &world.state.jobs[&IssueNo(1)];
     assert_eq!((job.losses, job.breaks), (0, 0));
-    assert!(job.story[0].contains("copy"), "{:?}", job.story);
+    assert!(job.story[1].contains("copy"), "{:?}", job.story);
     world.until_idle();
     assert_eq!(world.merged, [1]);
 }
@@ -115,9 +115,9 @@ fn a_run_that_had_said_its_last_word_elsewhere_is_not_done_again() {
     take_over(&mut world);
     let job = &world.state.jobs[&IssueNo(1)];
     assert!(
-        matches!(job.stage, Stage::Publishing { .. }),
+        matches!(job.stage(), Stage::Publishing { .. }),
         "{:?}",
-        job.stage
+        job.stage()
     );
 }
 

@@ -414,7 +414,7 @@ fn a_pull_request_whose_rework_waits_for_a_person_keeps_nobody_busy() {
 pub fn overlaps(state: &State, one: IssueNo, other: IssueNo) -> bool {
     let beside = &state.jobs[&other];
     let (mine, its) = (&state.issues[&one], &state.issues[&other]);
-    let waits = matches!(beside.stage, Stage::Queued | Stage::CheckDue { .. });
+    let waits = beside.stage().is_due();
     let is_held_up = waits && !its.depends_on.is_empty();
     let is_beside = one != other && beside.is_under_way() && !is_held_up;
     is_beside && share_a_path(mine, its)
@@ -477,7 +477,11 @@ fn holds(world: &World, observed: &Observed) -> Result<(), TestCaseError> {
         };
         let busy = state.runs.values().any(|r| r.id.job == *issue)
             || state.prs.values().any(open)
-            || !state.effects.is_empty();
+            || !state.effects.is_empty()
+            || state
+                .jobs
+                .get(issue)
+                .is_some_and(|job| matches!(job.stage(), Stage::Opening { .. }));
         prop_assert!(
             *standing != Standing::UnderWay || busy,
             "{issue} waits for nothing"

@@ -8,7 +8,7 @@ use factory_core::{
     config::{Config, Secrets},
     event::{Command, Event, MergeResult, Now},
     ids::{IssueNo, Oid, PrNo},
-    model::{PrState, Stage},
+    model::{Change, PrState, Stage},
     plan::{Observed, plan},
     rules::{Globs, ToldPaths},
     state::State,
@@ -68,6 +68,7 @@ fn clean(protected: &[&str]) -> MergeResult {
         tree_is_heads: true,
         worktree: None,
         protected: ToldPaths::from_iter(protected),
+        change: Change::default(),
     }
 }
 
@@ -116,7 +117,7 @@ fn what_breaks_a_rule_goes_back_to_a_worker_with_the_findings() {
     };
     assert!(world.journal(made(&world, forbidden)));
     let job = &world.state.jobs[&IssueNo(1)];
-    assert_eq!(job.stage, Stage::Queued);
+    assert_eq!(*job.stage(), Stage::Queued);
     assert!(job.feedback.as_ref().unwrap().contains(findings));
     assert_eq!(world.state.prs[&PR].state, PrState::Reworking);
     world.until_idle();
@@ -141,7 +142,7 @@ fn what_a_person_broke_is_told_to_a_person() {
         note.contains("is by Ann") && note.contains("a.txt:1"),
         "{note}"
     );
-    assert_eq!(world.state.jobs[&IssueNo(1)].stage, Stage::Proposed);
+    assert_eq!(*world.state.jobs[&IssueNo(1)].stage(), Stage::Proposed);
 }
 
 #[test]

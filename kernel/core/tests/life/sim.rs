@@ -256,7 +256,7 @@ impl Sim {
             Action::Spawn(_) => self.between(500, 3000),
             Action::Kill(_) | Action::Stop(_) => self.between(100, 10_000),
             Action::Collect(_) | Action::RemoveStray(_) => self.between(50, 800),
-            Action::Merge(_) => self.between(50, 1000),
+            Action::Merge(_) | Action::Compare(_) => self.between(50, 1000),
             Action::Journal(_) | Action::Await(_) | Action::Conclude(..) | Action::Perform(_) => {
                 self.between(5, 100)
             }
@@ -359,6 +359,7 @@ impl Sim {
 fn config(slots: u32) -> Config {
     let gates = Gates {
         issues: Gate::Human,
+        plan: Gate::Auto,
         merge: Gate::Human,
     };
     Config {

@@ -1,6 +1,8 @@
 //! A small world outside the state: containers, inboxes, branches. What happens
 //! in it stays when the kernel dies; what the kernel knew of it does not.
 
+mod outside;
+
 use crate::{
     filing::Filed,
     given::{Dice, engine, oid},
@@ -11,7 +13,8 @@ use factory_core::{
     ids::{IssueNo, Oid, PrNo, RunId},
     inbox::InboxEntry,
     model::{
-        ContainerExit, EffectKind, IssueState, KernelId, Pr, PrState, Purpose, RunState, Stage,
+        Change, Conflict, ContainerExit, EffectKind, IssueState, KernelId, Pr, PrState, Purpose,
+        RunState, Stage, Tests,
     },
     plan::{Action, Observed, Seen, plan},
     rules::ToldPaths,
@@ -54,6 +57,8 @@ pub struct World {
     granted: BTreeSet<RunId>,
     /// What agents report, one after the other.
     pub reports: fn(RunId, &mut Dice) -> Vec<String>,
+    /// What commits change.
+    known: BTreeMap<Oid, Change>,
     pub filed: Filed,
 }
 
@@ -80,6 +85,7 @@ impl World {
             merges: BTreeMap::new(),
             granted: BTreeSet::new(),
             reports: |_, _| Vec::new(),
+            known: BTreeMap::new(),
             filed: Filed::default(),
         };
         for change in world.state.initial_files() {
@@ -322,183 +328,6 @@ impl World {
             self.drain(*run);
         }
         self.journal(event)
-    }
-
-    /// Does what an action does outside the state; gives what it wants journalled.
-    pub fn act(&mut self, action: &Action) -> Vec<Event> {
-        match action.clone() {
-            Action::Journal(event) => return vec![event],
-            Action::Grant { job, purpose, slot } => {
-                return self.grant(job, purpose, slot).into_iter().collect();
-            }
-            Action::Spawn(run) => {
-                self.containers.entry(run).or_insert(Seen::Created);
-                if self.trouble && self.dice.roll(8) == 0 {
-                    return Vec::new();
-                }
-                if self.containers[&run] == Seen::Created {
-                    assert!(self.started.insert(run), "{run} was started twice");
-                    self.containers.insert(run, Seen::Running);
-                }
-                if self.containers[&run] == Seen::Running {
-                    return vec![Event::RunRunning { run }];
-                }
-            }
-            Action::Await(_) => {}
-            Action::Kill(run) | Action::Stop(run) => {
-                let killed = ContainerExit {
-                    code: 137,
-                    oom: false,
-                };
-                if self.containers.get(&run) == Some(&Seen::Running) {
-                    self.containers.insert(run, Seen::Exited(killed));
-                }
-            }
-            Action::Conclude(run, exit) => return vec![Event::ContainerEnded { run, exit }],
-            Action::Collect(run) => {
-                self.containers.remove(&run);
-                return vec![Event::RunCollected { run }];
-            }
-            Action::RemoveStray(run) => {
-                self.containers.remove(&run);
-            }
-            Action::Perform(key) => {
-                let result = self.effect(&key);
-                return vec![Event::EffectDone { key, result }];
-            }
-            Action::Merge(pr) => return self.merge(pr).into_iter().collect(),
-        }
-        Vec::new()
-    }
-
-    fn grant(&mut self, job: IssueNo, purpose: Purpose, slot: u32) -> Option<Event> {
-        let stage = &self.state.jobs.get(&job)?.stage;
-        let tip = self.branches.get(&self.state.jobs[&job].branch).cloned();
-        let (start, branch_tip) = match (&purpose, stage) {
-            (Purpose::Code, _) => (tip.clone().unwrap_or(self.target.clone()), tip),
-            (Purpose::Check, Stage::CheckDue { commit }) => (commit.clone(), None),
-            (Purpose::MergeTest { pr }, _) => match &self.state.prs.get(pr)?.state {
-                PrState::Testing { merge, .. } => (merge.clone(), None),
-                _ => return None,
-            },
-            (Purpose::Check, _) => return None,
-        };
-        let facts = GrantFacts {
-            home: "12345678".into(),
-            start,
-            merge_target: None,
-            branch_tip,
-            intent: self.target.clone(),
-            image: "sha256:x".into(),
-            fresh_session: false,
-        };
-        Some(Event::RunGranted {
-            job,
-            purpose,
-            slot,
-            facts,
-        })
-    }
-
-    fn merge(&mut self, number: PrNo) -> Option<Event> {
-        let pr = self.state.prs.get(&number)?;
-        let PrState::Queued { at, .. } = pr.state else {
-            return None;
-        };
-        let (head, target) = (pr.head.clone(), self.target.clone());
-        let found = self.branches.get(&pr.branch).filter(|tip| **tip != head);
-        let result = if self.merged.contains(&number.0) {
-            MergeResult::AlreadyMerged
-        } else if let Some(found) = found.cloned() {
-            MergeResult::BranchMoved { found }
-        } else if self.trouble && self.dice.roll(20) == 0 {
-            let why = "it failed again and again".into();
-            return Some(Event::MergeFailed { pr: number, why });
-        } else if self.trouble && self.dice.roll(6) == 0 {
-            MergeResult::Conflict {
-                paths: vec!["a.txt".into()],
-            }
-        } else if self.trouble && self.dice.roll(8) == 0 {
-            MergeResult::Forbidden {
-                findings: "a.txt:1: an added line matches `x`".into(),
-                person: (self.dice.roll(2) == 0).then(|| "Ann".into()),
-            }
-        } else {
-            let of = (number, target.clone(), head, at);
-            let (merge, tree_is_heads) = match self.merges.get(&of) {
-                Some(made) => made.clone(),
-                None => {
-                    let made = (self.oid(), self.dice.roll(2) == 0);
-                    self.merges.insert(of, made.clone());
-                    made
-                }
-            };
-            MergeResult::Clean {
-                merge,
-                tree_is_heads,
-                worktree: None,
-                protected: ToldPaths::default(),
-            }
-        };
-        if self.trouble && self.dice.roll(10) == 0 {
-            self.target = self.oid();
-        }
-        Some(Event::MergeMade {
-            pr: number,
-            target,
-            result,
-        })
-    }
-
-    /// Performs an effect as recorded, first looking whether it was done.
-    fn effect(&mut self, key: &str) -> EffectResult {
-        let kind = self.effects[key].clone();
-        match kind {
-            EffectKind::MoveBranch {
-                branch, old, new, ..
-            } => {
-                let found = self.branches.get(&branch).cloned();
-                if found.as_ref() == Some(&new) {
-                    return EffectResult::Done;
-                }
-                if found != old {
-                    return EffectResult::BranchTaken { found };
-                }
-                if self.trouble && self.dice.roll(20) == 0 {
-                    let why = "a directory is in the way".into();
-                    return EffectResult::Failed { why };
-                }
-                self.changes(key);
-                self.branches.insert(branch, new);
-                EffectResult::Done
-            }
-            EffectKind::AdvanceTarget { pr, old, new, .. } => {
-                if self.target == new {
-                    return EffectResult::Done;
-                }
-                if self.target != old {
-                    return EffectResult::TargetMoved;
-                }
-                match if self.trouble { self.dice.roll(20) } else { 9 } {
-                    0 | 1 => EffectResult::TargetRefused {
-                        why: "a file is in the way".into(),
-                    },
-                    2 => EffectResult::WorktreeChanged {
-                        worktree: Some("/elsewhere".into()),
-                    },
-                    _ => {
-                        self.changes(key);
-                        self.target = new;
-                        self.merged.push(pr.0);
-                        EffectResult::Done
-                    }
-                }
-            }
-        }
-    }
-
-    fn changes(&mut self, key: &str) {
-        assert!(self.changed.insert(key.to_owned()), "{key} was done twice");
     }
 
     pub fn observed(&self) -> Observed {

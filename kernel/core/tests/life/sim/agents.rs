@@ -1,7 +1,7 @@
 //! Agents and checks: how long they take, and how they end.
 
 use super::{HOUR, Happens, MINUTE, Outage, SECOND, Sim};
-use crate::world::World;
+use crate::{handed, world::World};
 use factory_core::{
     grant::Role,
     ids::RunId,
@@ -15,6 +15,8 @@ use factory_core::{
 pub enum End {
     /// It pushed, and says so.
     Pushes,
+    /// It hands in its report.
+    HandsIn,
     /// A later push was refused.
     PushesInPart,
     /// It reports success and pushed nothing.
@@ -60,6 +62,7 @@ impl Sim {
         let (takes, end) = match (role, purpose) {
             (Role::Code, _) if run.job.0.is_multiple_of(HOPELESS) => (MINUTE, End::Lies),
             (Role::Code, _) => self.code(),
+            (Role::Split | Role::Plan | Role::Review, _) => self.read(),
             (Role::Check, Purpose::MergeTest { .. }) => self.check(20 * SECOND, MINUTE, 95),
             (Role::Check, _) => self.check(30 * SECOND, 5 * MINUTE, 80),
         };
@@ -93,6 +96,17 @@ impl Sim {
             24..26 => (works, End::PushesInPart),
             26 => (works, End::OverBudget),
             _ => (works, End::Pushes),
+        }
+    }
+
+    /// What only reads: most hand in what they should.
+    fn read(&mut self) -> (i64, End) {
+        match (self.outage, self.chance(90)) {
+            (None, true) => (self.between(MINUTE, 4 * MINUTE), End::HandsIn),
+            _ => match self.code() {
+                (takes, End::Pushes | End::PushesInPart) => (takes, End::HandsIn),
+                other => other,
+            },
         }
     }
 
@@ -131,6 +145,18 @@ impl Sim {
         let (said, code, oom) = match end {
             End::Pushes => {
                 push(world, run);
+                (Some(word(EngineExit::Code(0))), 0, false)
+            }
+            End::HandsIn => {
+                let live = world.state.runs[&run].clone();
+                let asks = world.dice.roll(100) < 15;
+                let json = match (live.grant.role, asks) {
+                    (Role::Review, true) => Some(handed::review("request_changes", 0.9)),
+                    _ => handed::report(world, &live, 9),
+                };
+                if let Some(json) = json {
+                    world.push_inbox(run, InboxEntry::Report { json });
+                }
                 (Some(word(EngineExit::Code(0))), 0, false)
             }
             End::PushesInPart => {

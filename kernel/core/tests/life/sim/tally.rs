@@ -137,6 +137,9 @@ impl Sim {
                 tally.held.retain(|issue| jobs.contains_key(issue));
             }
             Command::Comment { .. }
+            | Command::Instruct { .. }
+            | Command::EditIssue { .. }
+            | Command::RequestChanges { .. }
             | Command::Retry(_)
             | Command::MergePr(_)
             | Command::Freeze
@@ -153,7 +156,11 @@ impl Sim {
         let beside = state.jobs.keys().copied();
         let beside = beside
             .filter(|other| overlaps(state, job, *other))
-            .find(|_| *purpose == Purpose::Code && state.jobs[&job].story.is_empty());
+            .find(|_| {
+                *purpose == Purpose::Code
+                    && state.jobs[&job].rounds == 0
+                    && state.issues[&job].runs == 1
+            });
         let open = state.runs.values();
         let open = open
             .filter(|run| run.id.job == job && run.is_open())
@@ -203,8 +210,8 @@ impl Sim {
     fn waits_for_room(&self, job: &Job) -> bool {
         let state = &self.world.state;
         let rested = job.rests_until(self.clock()).is_none();
-        match job.stage {
-            Stage::Queued | Stage::CheckDue { .. } => {
+        match job.stage() {
+            due if due.is_due() => {
                 let free = state.issues[&job.issue].depends_on.is_empty();
                 let barred = state.queue.bar(job.issue).is_some();
                 rested && free && !barred && job.held_by.is_none()
@@ -212,10 +219,7 @@ impl Sim {
             Stage::Proposed => job.pr.is_some_and(|pr| {
                 rested && matches!(state.prs[&pr].state, PrState::Testing { run: None, .. })
             }),
-            Stage::Coding { .. }
-            | Stage::Publishing { .. }
-            | Stage::Checking { .. }
-            | Stage::NeedsHuman => false,
+            _ => false,
         }
     }
 

@@ -28,7 +28,7 @@ fn told(findings: &str) -> (String, String) {
     assert!(world.journal(by(Command::Approve(one))));
     loop {
         world.until_idle();
-        if world.state.jobs[&one].stage == Stage::NeedsHuman {
+        if *world.state.jobs[&one].stage() == Stage::NeedsHuman {
             break;
         }
         assert!(world.journal(by(Command::MergePr(pr))));
