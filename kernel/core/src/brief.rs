@@ -236,9 +236,15 @@ pub fn intent_changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, 
 /// task and ignores new system text, so it begins with what changed in the
 /// intent layer since it was briefed.
 pub fn follow_up(run: &Run, intent_changes: &str) -> String {
-    let mut out = String::from(
-        "Your run was interrupted and goes on now in a new container. Your work tree is as it was at the last checkpoint; look at it with `git status` before you go on.\n",
-    );
+    let finished = run.resume.as_ref().is_some_and(|resume| resume.finished);
+    let mut out = String::from(match finished {
+        true => {
+            "Your work was handed in and looked at since, and there is more to do. You go on in a new container, whose work tree is at the tip of your branch: look at `git log` before you go on, somebody may have worked on it.\n"
+        }
+        false => {
+            "Your run was interrupted and goes on now in a new container. Your work tree is as it was at the last checkpoint; look at it with `git status` before you go on.\n"
+        }
+    });
     if !intent_changes.trim().is_empty() {
         out.push_str(&format!(
             "\nThe rules of this repository changed meanwhile. What follows holds from now on:\n\n{}\n",

@@ -16,6 +16,7 @@ use crate::{
     breaker::{Breaker, Part},
     budget::{Spent, Today},
     config::{AgentType, Amounts, Config, EngineKind, Limits},
+    engine,
     exit::ExitClass,
     grant::{Grant, Role},
     ids::{Epoch, IssueNo, Oid, PrNo, RunId},
@@ -471,13 +472,20 @@ impl Run {
             }
         );
         let safe = ok && !self.handed_nothing_in();
-        let own = safe.then_some(self.id);
+        let own = (safe && !self.keeps_its_session()).then_some(self.id);
         let resumed = self
             .resume
             .as_ref()
             .filter(|_| safe || self.checkpoint.is_some())
             .map(|resume| resume.run);
         own.into_iter().chain(resumed).collect()
+    }
+
+    /// True where another round may go on in the session of its engine: its newest checkpoint
+    /// stays until that round has one, or the job is over.
+    pub fn keeps_its_session(&self) -> bool {
+        let resumes = self.purpose == Purpose::Code && engine::can_resume(&self.engine);
+        resumes && self.checkpoint.is_some() && !self.handed_nothing_in()
     }
 
     /// True where none of its work could be handed in: what there is of it is its checkpoint.

@@ -9,7 +9,7 @@ use crate::repo::{
     read_files, refs_below, write_file,
 };
 use crate::user::UserRepo;
-use factory_core::ids::{Oid, RunId};
+use factory_core::ids::{IssueNo, Oid, RunId};
 use factory_core::wire::{CHECKPOINT_REF, RESUME_REF, START_REF};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -200,6 +200,23 @@ impl DoorRepo {
             orders.delete(&kept_checkpoint(*run), None);
         }
         self.perform(orders, format!("close the namespace of run {run}"))
+    }
+
+    /// Lets go of all checkpoints of an issue's runs, whose work is over. Repeating it is
+    /// harmless.
+    pub fn drop_checkpoints(&self, issue: IssueNo) -> Result<(), RepoError> {
+        let wrong = || doing(format!("look for checkpoints of issue {issue}"));
+        let prefix = format!("refs/keep/checkpoint/r{issue}-*");
+        let call = self
+            .git
+            .call(["for-each-ref", "--format=%(refname)", &prefix]);
+        let names = call.text().map_err(wrong())?;
+        let mut orders = Orders::default();
+        names.lines().for_each(|name| orders.delete(name, None));
+        match names.is_empty() {
+            true => Ok(()),
+            false => self.perform(orders, format!("let go of checkpoints of issue {issue}")),
+        }
     }
 
     /// Holds a commit reachable at `refs/keep/<name>`, in place of what was

@@ -39,6 +39,10 @@ pub fn perform<R: Runtime>(
     let Some(effect) = state.effects.get(key).cloned() else {
         return Box::pin(async { Ok(Outcome::default()) });
     };
+    let issue = match &effect.kind {
+        EffectKind::MoveBranch { issue, .. } => Some(*issue),
+        EffectKind::AdvanceTarget { pr, .. } => state.prs.get(pr).map(|pr| pr.issue),
+    };
     let target = state.meta.target.clone();
     let tests = state.config.config.test_files.clone();
     Box::pin(async move {
@@ -64,30 +68,21 @@ pub fn perform<R: Runtime>(
                     worktree,
                     ..
                 } => {
-                    let worktree = worktree.map(PathBuf::from);
-                    if begun_before {
-                        return Ok(advanced(around(Kernel, "recover-merge", || {
-                            recover_advance(
-                                &repos.user,
-                                &repos.door,
-                                &branch,
-                                &old,
-                                &new,
-                                worktree.as_deref(),
-                            )
-                        })?));
+                    let moving = Moving {
+                        branch: &branch,
+                        old: &old,
+                        new: &new,
+                        worktree: worktree.map(PathBuf::from),
+                        begun_before,
+                    };
+                    let result = moving.advance(repos)?;
+                    // The work is over: no round goes on in a session of its runs.
+                    if let (EffectResult::Done, Some(issue)) = (&result, issue) {
+                        around(Kernel, "drop-checkpoints", || {
+                            repos.door.drop_checkpoints(issue)
+                        })?;
                     }
-                    match prepare_advance(&repos.user, &repos.door, &branch, &old, &new)? {
-                        Prepared::Settled(outcome) => return Ok(advanced(outcome)),
-                        Prepared::Ready { worktree: now } if now != worktree => {
-                            let worktree = now.map(text);
-                            return Ok(EffectResult::WorktreeChanged { worktree });
-                        }
-                        Prepared::Ready { .. } => {}
-                    }
-                    Ok(advanced(around(Kernel, "merge", || {
-                        advance_target(&repos.user, &repos.door, &branch, &old, &new)
-                    })?))
+                    Ok(result)
                 }
             })
             .await?;
@@ -101,6 +96,41 @@ pub fn perform<R: Runtime>(
 
 fn text(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// A move of the target, as it was recorded.
+struct Moving<'a> {
+    branch: &'a str,
+    old: &'a Oid,
+    new: &'a Oid,
+    worktree: Option<PathBuf>,
+    begun_before: bool,
+}
+
+impl Moving<'_> {
+    fn advance(self, repos: &Repos) -> Result<EffectResult, Failure> {
+        let (user, door) = (&repos.user, &repos.door);
+        let (branch, old, new) = (self.branch, self.old, self.new);
+        if self.begun_before {
+            let worktree = self.worktree.as_deref();
+            let recovered = around(Kernel, "recover-merge", || {
+                recover_advance(user, door, branch, old, new, worktree)
+            });
+            return Ok(advanced(recovered?));
+        }
+        match prepare_advance(user, door, branch, old, new)? {
+            Prepared::Settled(outcome) => return Ok(advanced(outcome)),
+            Prepared::Ready { worktree: now } if now != self.worktree => {
+                let worktree = now.map(text);
+                return Ok(EffectResult::WorktreeChanged { worktree });
+            }
+            Prepared::Ready { .. } => {}
+        }
+        let moved = around(Kernel, "merge", || {
+            advance_target(user, door, branch, old, new)
+        });
+        Ok(advanced(moved?))
+    }
 }
 
 /// How the work of an issue is measured.

@@ -68,7 +68,9 @@ pub fn grant<R: Runtime>(
         .get(&job)
         .and_then(|job| job.resume.clone())
         .filter(|_| purpose == Purpose::Code);
-    let resumed_start = resume.as_ref().map(|resume| resume.start.clone());
+    // What a run handed in that came to its own end is on the branch.
+    let unfinished = resume.as_ref().filter(|resume| !resume.finished);
+    let resumed_start = unfinished.map(|resume| resume.start.clone());
     let follow_target = tools.follow_target;
     let only_reads = purpose.role().only_reads();
     let names: Vec<String> = [target.clone(), branch.clone()]

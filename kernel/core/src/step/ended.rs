@@ -368,6 +368,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
     let (class, outcome, to) = match (engine::verdict(&run, end), pushed) {
         (Verdict::Finished, Some(commit)) => {
             came_to_its_end(&mut job);
+            job.resume = session_of(&run);
             let (outcome, then) = match &end.push_problem {
                 None => (format!("pushed {}", commit.short()), Next::Check),
                 // What it says is done is not all there.
@@ -395,6 +396,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
             if job.unchecked.as_ref() == Some(&run.grant.start) && end.push_problem.is_none() =>
         {
             came_to_its_end(&mut job);
+            job.resume = session_of(&run);
             job.unchecked = None;
             let commit = run.grant.start.clone();
             let outcome = format!("added nothing to {}", commit.short());
@@ -409,6 +411,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
         }
         (Verdict::Finished, None) => {
             came_to_its_end(&mut job);
+            job.resume = None;
             if run.handed_nothing_in() {
                 remember(&mut job, &run);
             }
@@ -510,12 +513,29 @@ fn failed(
     }
 }
 
-/// Nothing is owed to earlier breaks any more, and the run's result is safe.
+/// Nothing is owed to earlier breaks any more.
 pub(super) fn came_to_its_end(job: &mut Job) {
     job.breaks = 0;
     job.losses = 0;
     job.not_before = None;
-    job.resume = None;
+}
+
+/// The session of a run that came to its own end, for another round to go on in.
+fn session_of(run: &Run) -> Option<Resume> {
+    let checkpoint = run.checkpoint.clone().filter(|_| run.keeps_its_session())?;
+    let intent = match &run.resume {
+        Some(resume) if engine::resumes_session(run) => resume.intent.clone(),
+        _ => run.intent.clone(),
+    };
+    Some(Resume {
+        run: run.id,
+        checkpoint,
+        engine: run.engine.clone(),
+        start: run.grant.start.clone(),
+        session: Some(run.session.clone()),
+        intent,
+        finished: true,
+    })
 }
 
 /// What the engine said last, for people and for the next run.

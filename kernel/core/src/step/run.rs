@@ -108,11 +108,13 @@ pub(super) fn granted(
         false => None,
     };
     let resume = job.resume.clone().filter(|_| role == Role::Code);
-    let session = resume
+    let old = resume
         .as_ref()
         .filter(|r| !facts.fresh_session && r.engine == engine && engine::can_resume(&r.engine))
-        .and_then(|r| r.session.clone())
-        .unwrap_or_else(|| brief::session(&facts.home, id));
+        .and_then(|r| r.session.clone());
+    // Of a run that came to its own end there is nothing but its session to go on with.
+    let resume = resume.filter(|r| !r.finished || old.is_some());
+    let session = old.unwrap_or_else(|| brief::session(&facts.home, id));
     let requests = tx.requests_of(&job);
     let mut limits = config.limits;
     if let Some(memory) = job.memory {
