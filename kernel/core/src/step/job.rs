@@ -71,10 +71,8 @@ pub(super) fn another_round(
         let rounds = job.rounds;
         let why = format!("{rounds} of {limit} rounds are used up. The last one: {feedback}");
         let draft = postmortem(&tx.issue(job.issue)?, &job, &feedback);
-        let number = job.issue;
-        let to = needs_human(tx, job, &why)?;
-        tx.comment(number, FACTORY, draft)?;
-        return Ok(to);
+        tx.comment(job.issue, FACTORY, draft)?;
+        return needs_human(tx, job, &why);
     }
     if tx.has_nothing_left(&job) {
         let why = format!("{} The last run: {feedback}", out_of_money(tx, &job));
