@@ -160,13 +160,12 @@ impl Job {
             Stage::PlanDue | Stage::Queued | Stage::CheckDue { .. } | Stage::ReviewDue { .. } => {
                 self.begun || self.pr.is_some()
             }
-            Stage::NeedsHuman => self.pr.is_some(),
-            // An instruction changes nothing itself, and a plan that waits keeps nobody waiting.
-            Stage::SplitDue
-            | Stage::Splitting { .. }
-            | Stage::SplitReady
-            | Stage::Children
-            | Stage::PlanReady => false,
+            // What waits for a person keeps nobody waiting before it is proposed.
+            Stage::NeedsHuman | Stage::PlanReady => self.pr.is_some(),
+            // An instruction changes nothing itself.
+            Stage::SplitDue | Stage::Splitting { .. } | Stage::SplitReady | Stage::Children => {
+                false
+            }
             Stage::Planning { .. }
             | Stage::Coding { .. }
             | Stage::Publishing { .. }

@@ -215,7 +215,7 @@ impl StageKind {
             Splitting => &[SplitDue, SplitReady, Children, NeedsHuman],
             SplitReady => &[SplitDue, Children],
             Children => &[],
-            PlanDue => &[Planning, NeedsHuman],
+            PlanDue => &[Planning, Queued, NeedsHuman],
             Planning => &[PlanDue, PlanReady, Queued, NeedsHuman],
             PlanReady => &[PlanDue, Queued],
             // Who edits the issue, or pushes to its branch, is followed from wherever it is.
@@ -223,7 +223,9 @@ impl StageKind {
             Coding => &[
                 PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, NeedsHuman,
             ],
-            Publishing => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],
+            Publishing => &[
+                PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, NeedsHuman,
+            ],
             CheckDue => &[PlanDue, Queued, Checking, CheckDue, NeedsHuman],
             Checking => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],
             ReviewDue => &[PlanDue, Queued, Reviewing, CheckDue, NeedsHuman],
@@ -232,7 +234,9 @@ impl StageKind {
             Proposed => &[
                 PlanDue, Queued, CheckDue, ReviewDue, Opening, Proposed, NeedsHuman,
             ],
-            NeedsHuman => &[SplitDue, PlanDue, Queued, CheckDue, ReviewDue, Proposed],
+            NeedsHuman => &[
+                SplitDue, PlanDue, Queued, CheckDue, ReviewDue, Proposed, NeedsHuman,
+            ],
         }
     }
 }
@@ -258,6 +262,29 @@ impl Stage {
             Stage::Opening { .. } => StageKind::Opening,
             Stage::Proposed => StageKind::Proposed,
             Stage::NeedsHuman => StageKind::NeedsHuman,
+        }
+    }
+
+    /// The commit that is looked at, or is on its way to that.
+    pub fn commit(&self) -> Option<&Oid> {
+        match self {
+            Stage::Publishing { commit, .. }
+            | Stage::CheckDue { commit, .. }
+            | Stage::Checking { commit, .. }
+            | Stage::ReviewDue { commit }
+            | Stage::Reviewing { commit, .. }
+            | Stage::Opening { commit } => Some(commit),
+            Stage::SplitDue
+            | Stage::Splitting { .. }
+            | Stage::SplitReady
+            | Stage::Children
+            | Stage::PlanDue
+            | Stage::Planning { .. }
+            | Stage::PlanReady
+            | Stage::Queued
+            | Stage::Coding { .. }
+            | Stage::Proposed
+            | Stage::NeedsHuman => None,
         }
     }
 

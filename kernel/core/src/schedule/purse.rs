@@ -94,30 +94,26 @@ impl State {
         self.config.config.budget.per_day.less(&taken)
     }
 
-    /// True while a job waits for its next code run and may spend nothing: a person decides.
+    /// True while a job waits for its next run with an engine and may spend nothing: a person
+    /// decides.
     pub fn is_out_of_money(&self, job: &Job) -> bool {
-        job.stage().purpose().is_some_and(|p| p.role().has_engine())
-            && job.stage().is_due()
-            && self.has_nothing_left(job)
+        let purpose = job.stage().purpose().filter(|_| job.stage().is_due());
+        purpose.is_some_and(|purpose| {
+            purpose.role().has_engine() && self.has_nothing_left(job, &purpose)
+        })
     }
 
-    /// True where such a run of a job calls models that cost something.
+    /// True where such a run of a job may use nothing, whatever the others do.
+    pub(crate) fn has_nothing_left(&self, job: &Job, purpose: &Purpose) -> bool {
+        self.calls_models(job, purpose) && self.left_of_job(job).is_reached(&Spent::default())
+    }
+
+    /// True where the engine of such a run is known to call models.
     fn calls_models(&self, job: &Job, purpose: &Purpose) -> bool {
         let tier = job.route.as_ref().map(|route| route.tier);
-        let (engine, _) = self.config.config.worked(purpose, tier.unwrap_or_default());
+        let config = &self.config.config;
+        let (engine, _) = config.worked(purpose, tier.unwrap_or_default());
         engine.known().is_some()
-    }
-
-    /// True where a code run of a job may use nothing, whatever the others do.
-    pub(crate) fn has_nothing_left(&self, job: &Job) -> bool {
-        let purposes = [
-            Purpose::Split,
-            Purpose::Plan,
-            Purpose::Code,
-            Purpose::Review,
-        ];
-        let calls_models = purposes.iter().any(|p| self.calls_models(job, p));
-        calls_models && self.left_of_job(job).is_reached(&Spent::default())
     }
 
     /// What was used on the day of `now`.
@@ -161,7 +157,7 @@ impl State {
     /// day when it began.
     pub(crate) fn used_its_own(&self, run: &Run, job: &Job) -> bool {
         let own = self.config.config.budget.per_run.and(&self.share_of_day());
-        own.is_reached(&run.spent) || self.has_nothing_left(job)
+        own.is_reached(&run.spent) || self.has_nothing_left(job, &run.purpose)
     }
 
     /// True where no model is called any more before midnight.

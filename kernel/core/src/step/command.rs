@@ -132,6 +132,10 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
         }
         Some(job) if tx.is_out_of_money(&job) => job,
         Some(_) => return Err(Refusal::AlreadyApproved(number)),
+        None if issue.instruction.is_some() => {
+            split::again(tx, by, number)?;
+            return Ok(format!("issue {number}: approved by {by}"));
+        }
         None => {
             let prefix = &tx.config().branch_prefix;
             let branch = text::branch_name(prefix, number, &issue.title);
@@ -169,7 +173,7 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
     Ok(format!("issue {number}: approved by {by}"))
 }
 
-fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
+pub(super) fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String, Refusal> {
     let mut issue = tx.issue(number)?;
     let job = tx.job(number);
     if let Some(job) = job.clone() {
@@ -205,6 +209,13 @@ pub(super) fn cancel(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Strin
     tx.drop_effects_of(number);
     tx.archive_job(job);
     back_to_its_gate(tx, number)?;
+    // With an instruction, what it became.
+    let issue = tx.issue(number)?;
+    for child in issue.instruction.into_iter().flat_map(|i| i.children) {
+        if tx.job(child).is_some() {
+            cancel(tx, by, child)?;
+        }
+    }
     Ok(format!("job {number}: cancelled by {by}"))
 }
 

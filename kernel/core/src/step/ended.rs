@@ -97,7 +97,7 @@ fn over_budget(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusa
     }
     let budget = run.grant.models.as_ref().map(|models| models.budget);
     let budget = budget.unwrap_or_default();
-    let (retry, why) = match tx.has_nothing_left(&job) {
+    let (retry, why) = match tx.has_nothing_left(&job, &run.purpose) {
         true => (Retry::Human, job::out_of_money(tx, &job)),
         false => (
             class.retry(),

@@ -7,7 +7,10 @@ use crate::{
     evidence::{self, Known},
     history::Went,
     ids::{IssueNo, Oid, PrNo},
-    model::{Conflict, Fact, Holds, Issue, Job, NEEDS_HUMAN, OVERSIZED, Pr, PrState, Stage, Tests},
+    model::{
+        Conflict, Evidence, Fact, Holds, Issue, Job, NEEDS_HUMAN, OVERSIZED, Pr, PrState, Purpose,
+        Stage, Tests,
+    },
     report::{outgoing_output, outgoing_text},
     route::{Complexity, Route},
     text,
@@ -37,6 +40,11 @@ pub(super) fn begin(tx: &mut Tx<'_>, mut job: Job) -> Result<Stage, Refusal> {
     };
     tx.put_job(job);
     Ok(stage)
+}
+
+/// True where its tier asks for a plan.
+pub(super) fn is_planned(tx: &Tx<'_>, job: &Job) -> bool {
+    tx.config().planner_of(tier(job)).is_some()
 }
 
 /// The tier that a job is worked on in.
@@ -74,7 +82,7 @@ pub(super) fn another_round(
         tx.comment(job.issue, FACTORY, draft)?;
         return needs_human(tx, job, &why);
     }
-    if tx.has_nothing_left(&job) {
+    if tx.has_nothing_left(&job, &Purpose::Code) {
         let why = format!("{} The last run: {feedback}", out_of_money(tx, &job));
         return needs_human(tx, job, &why);
     }
@@ -215,9 +223,17 @@ pub(super) fn needs_human(tx: &mut Tx<'_>, mut job: Job, why: &str) -> Result<St
             comment.push_str(&format!("- {}\n", outgoing_text(line)));
         }
     }
+    let place = match job.branch.is_empty() {
+        true => String::new(),
+        false => format!("The work is on the branch `{}`. ", job.branch),
+    };
+    let again = match job.branch.is_empty() {
+        true => "tries again",
+        false => "tries again from there",
+    };
     comment.push_str(&format!(
-        "\nThe work is on the branch `{}`. `factory issue approve {}` tries again from there; comments on this issue are read by the next run.\n",
-        job.branch, job.issue
+        "\n{place}`factory issue approve {}` {again}; comments on this issue are read by the next run.\n",
+        job.issue
     ));
     tx.comment(job.issue, FACTORY, comment)?;
     let mut issue = tx.issue(job.issue)?;
@@ -275,6 +291,24 @@ fn propose(
     Ok(format!("pr {number} {verb}"))
 }
 
+fn judged(tx: &mut Tx<'_>, known: &Known<'_>) -> Vec<Evidence> {
+    let history = tx.history().clone();
+    evidence::judge(tx.config(), known, &history)
+}
+
+/// What is known of an open pull request, judged as things are now.
+pub(super) fn evidence_of(tx: &mut Tx<'_>, pr: &Pr) -> Vec<Evidence> {
+    let job = tx.job(pr.issue);
+    let known = Known {
+        head: &pr.head,
+        change: job.as_ref().and_then(|job| job.change.as_ref()),
+        checked: pr.checked.as_ref(),
+        review: pr.review.as_ref(),
+        route: job.as_ref().and_then(|job| job.route.as_ref()),
+    };
+    judged(tx, &known)
+}
+
 fn put_proposal(
     tx: &mut Tx<'_>,
     job: &mut Job,
@@ -291,8 +325,7 @@ fn put_proposal(
         review: job.review.as_ref(),
         route: job.route.as_ref(),
     };
-    let history = tx.history().clone();
-    let evidence = evidence::judge(tx.config(), &known, &history);
+    let evidence = judged(tx, &known);
     let checks = match &job.checked {
         Some(checked) => format!("Checks passed on {} ({}).", head.short(), checked.run),
         None => "Nothing was checked: `factory.yaml` names no checks.".to_owned(),

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     config,
     event::{EffectResult, MergeResult, Refusal},
-    evidence::{self, Known},
+    evidence,
     history::Went,
     ids::{IssueNo, Oid, PrNo, RunId},
     model::{Change, EffectKind, Evidence, Fact, Holds, IssueState, Next, Pr, PrState, Stage},
@@ -53,8 +53,15 @@ fn branch_moved(
     let to = match result {
         EffectResult::Moved { change } => {
             job.change = Some(change);
+            // What was said of an older commit says nothing of this one.
+            job.checked = job.checked.filter(|checked| checked.commit == new);
             match then {
                 Next::Check => job::to_check(tx, job, commit)?,
+                Next::Code if job.plan.is_none() && job::is_planned(tx, &job) => {
+                    job.enter(Stage::PlanDue)?;
+                    tx.put_job(job);
+                    "plan-due".to_owned()
+                }
                 Next::Code => {
                     let feedback = job.feedback.clone().unwrap_or_default();
                     job::another_round(tx, job, feedback)?
@@ -79,6 +86,7 @@ fn branch_moved(
             job::to_check(tx, job, found)?
         }
         EffectResult::BranchTaken { found: None } => {
+            job.checked = None;
             let why = format!(
                 "The branch `{branch}` was deleted, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
             );
@@ -280,18 +288,10 @@ pub(super) fn merge_made(
             change,
             ..
         } => {
-            // By the configuration of the very target, and what the merge changes of it.
-            let job = tx.job(pr.issue);
-            let known = Known {
-                head: &pr.head,
-                change: Some(&change),
-                checked: pr.checked.as_ref(),
-                review: pr.review.as_ref(),
-                route: job.as_ref().and_then(|job| job.route.as_ref()),
-            };
-            let history = tx.history().clone();
-            let judged = evidence::judge(tx.config(), &known, &history);
-            pr.evidence = judged;
+            // By what `factory.yaml` asks for now.
+            pr.evidence = job::evidence_of(tx, &pr);
+            let size = evidence::size(tx.config(), Some(&change));
+            evidence::put(&mut pr.evidence, size);
             let kept = Evidence {
                 fact: Fact::Rules,
                 holds: Holds::Yes,

@@ -95,8 +95,9 @@ pub(super) fn add_dependencies(
     Ok(())
 }
 
-/// How `from` depends on `to`, both included; none where it does not.
-fn way(tx: &Tx<'_>, from: IssueNo, to: IssueNo) -> Option<Vec<IssueNo>> {
+/// How `from` waits for `to`, both included; none where it does not. An instruction waits
+/// for the issues that it became.
+pub(super) fn way(tx: &Tx<'_>, from: IssueNo, to: IssueNo) -> Option<Vec<IssueNo>> {
     let mut came_from = BTreeMap::from([(from, from)]);
     let mut open = vec![from];
     while let Some(at) = open.pop() {
@@ -110,11 +111,9 @@ fn way(tx: &Tx<'_>, from: IssueNo, to: IssueNo) -> Option<Vec<IssueNo>> {
             way.reverse();
             return Some(way);
         }
-        let next = tx
-            .issue(at)
-            .map(|issue| issue.depends_on)
-            .unwrap_or_default();
-        for on in next {
+        let Ok(issue) = tx.issue(at) else { continue };
+        let parts = issue.instruction.into_iter().flat_map(|i| i.children);
+        for on in issue.depends_on.into_iter().chain(parts) {
             came_from.entry(on).or_insert_with(|| {
                 open.push(on);
                 at

@@ -39,7 +39,7 @@ pub(super) fn ended(
             let to = again(tx, job, &run, class, &why)?;
             (class, "broke off".to_owned(), to)
         }
-        Verdict::Finished => match handed_in(&run) {
+        Verdict::Finished => match handed_in(&run, end) {
             Ok(handed) => {
                 job.breaks = 0;
                 job.losses = 0;
@@ -49,8 +49,7 @@ pub(super) fn ended(
                 (ExitClass::Ok, outcome, to)
             }
             Err(missing) => {
-                let problem = end.report_problem.as_deref().unwrap_or(missing);
-                let why = format!("it handed in no valid report: {problem}");
+                let why = format!("it handed in no valid report: {missing}");
                 let to = again(tx, job, &run, ExitClass::EngineError, &why)?;
                 (ExitClass::EngineError, "no valid report".to_owned(), to)
             }
@@ -81,7 +80,7 @@ pub(super) fn again(
         );
         return job::needs_human(tx, job, &why);
     }
-    if tx.has_nothing_left(&job) {
+    if tx.has_nothing_left(&job, &run.purpose) {
         let why = format!("{} The last run: {why}", job::out_of_money(tx, &job));
         return job::needs_human(tx, job, &why);
     }
@@ -100,7 +99,11 @@ fn line(text: &str) -> String {
     text::trimmed(&text::one_line(text), 500)
 }
 
-fn handed_in(run: &Run) -> Result<Handed, &'static str> {
+fn handed_in<'a>(run: &Run, end: &'a RunEnd) -> Result<Handed, &'a str> {
+    // What cannot be read may say the opposite of an older one that was taken.
+    if let Some(problem) = &end.report_problem {
+        return Err(problem);
+    }
     let missing = "there is none in /factory/out/report.json";
     let json = run.report.as_deref().ok_or(missing)?;
     let handed = match run.purpose {

@@ -1,12 +1,12 @@
 //! Instructions: how they become issues, and what is told when these are done.
 
-use super::{command, job, job::FACTORY, tx::Tx};
+use super::{command, job, job::FACTORY, queue, tx::Tx};
 use crate::{
     budget::Spent,
     config::Gate,
     event::Refusal,
     ids::{IssueNo, PrNo},
-    model::{Instruction, Issue, IssueState, Job, PartDone, Run, Stage, TITLE_LIMIT},
+    model::{Instruction, Issue, IssueState, Job, PartDone, REJECTED, Run, Stage, TITLE_LIMIT},
     report::SplitReport,
     route::PREFIX,
     text,
@@ -63,7 +63,7 @@ pub(super) fn taken(
 ) -> Result<(String, String), Refusal> {
     let id = run.id;
     let parent = job.issue;
-    let titles = tx.titles();
+    let mut titles = tx.titles();
     let mut numbers: BTreeMap<String, IssueNo> = BTreeMap::new();
     let mut children = Vec::new();
     let mut told = String::new();
@@ -73,7 +73,10 @@ pub(super) fn taken(
             .filter(|n| **n != parent)
         {
             told.push_str(&format!("- #{open} is open already: {}\n", part.title));
-            numbers.insert(part.key, *open);
+            // Nobody waits for what itself waits for this instruction.
+            if queue::way(tx, *open, parent).is_none() {
+                numbers.insert(part.key, *open);
+            }
             continue;
         }
         let number = tx.next_issue();
@@ -102,6 +105,7 @@ pub(super) fn taken(
             acceptance: part.acceptance,
             body: part.body,
         });
+        titles.insert(text::folded(&part.title), number);
         numbers.insert(part.key, number);
         children.push(number);
     }
@@ -119,7 +123,8 @@ pub(super) fn taken(
     };
     let mut opens = tx.config().gates.issues == Gate::Auto;
     if let Some(instruction) = &mut issue.instruction {
-        instruction.children.clone_from(&children);
+        // Of an earlier split, those that are worked on are left.
+        instruction.children.extend(&children);
         opens |= instruction.auto_approve;
     }
     tx.put_issue(issue);
@@ -162,6 +167,57 @@ pub(super) fn approve(
     Ok("children".to_owned())
 }
 
+/// Takes back the issues of an instruction that nobody approved: it is split anew.
+pub(super) fn withdraw(tx: &mut Tx<'_>, by: &str, parent: IssueNo) -> Result<(), Refusal> {
+    let mut issue = tx.issue(parent)?;
+    let Some(instruction) = &mut issue.instruction else {
+        return Ok(());
+    };
+    let mut kept = Vec::new();
+    let mut withdrawn = Vec::new();
+    for number in std::mem::take(&mut instruction.children) {
+        match tx.job(number) {
+            None if tx.issue(number).is_ok() => withdrawn.push(number),
+            _ => kept.push(number),
+        }
+    }
+    instruction.children = kept;
+    tx.put_issue(issue);
+    for number in withdrawn {
+        let mut child = tx.issue(number)?;
+        // It is no part of what came of the instruction.
+        child.parent = None;
+        tx.put_issue(child);
+        let text = format!("Instruction #{parent} was edited before this was approved.\n");
+        tx.comment(number, FACTORY, text)?;
+        command::close(tx, by, number)?;
+    }
+    Ok(())
+}
+
+/// Goes on with an instruction whose job was cancelled: with the issues that it became, where
+/// any is open.
+pub(super) fn again(tx: &mut Tx<'_>, by: &str, parent: IssueNo) -> Result<(), Refusal> {
+    let mut issue = tx.issue(parent)?;
+    let children = issue.instruction.iter().flat_map(|i| i.children.clone());
+    let open: Vec<IssueNo> = children.filter(|n| tx.issue(*n).is_ok()).collect();
+    issue.labels.retain(|label| label != REJECTED);
+    issue.state = IssueState::Approved { by: by.to_owned() };
+    tx.put_issue(issue);
+    let stage = match open.is_empty() {
+        true => Stage::SplitDue,
+        false => Stage::SplitReady,
+    };
+    let job = Job::new(parent, String::new(), stage, tx.now.0);
+    match open.is_empty() {
+        true => tx.put_job(job),
+        false => {
+            approve(tx, by, job, &open)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes down what came of a part of an instruction, and closes that one where it was the last.
 pub(super) fn child_over(
     tx: &mut Tx<'_>,
@@ -191,13 +247,13 @@ pub(super) fn child_over(
 }
 
 fn close_when_done(tx: &mut Tx<'_>, parent: IssueNo) -> Result<(), Refusal> {
-    let mut issue = tx.issue(parent)?;
-    let Some(instruction) = issue.instruction.clone() else {
+    let issue = tx.issue(parent)?;
+    let Some(instruction) = issue.instruction else {
         return Ok(());
     };
-    let at_work = tx
-        .job(parent)
-        .is_some_and(|job| *job.stage() == Stage::Children);
+    // Each of them may have been approved by itself.
+    let is_split = |job: Job| matches!(job.stage(), Stage::Children | Stage::SplitReady);
+    let at_work = tx.job(parent).is_some_and(is_split);
     if !at_work || instruction.children.iter().any(|n| tx.issue(*n).is_ok()) {
         return Ok(());
     }
@@ -219,15 +275,14 @@ fn close_when_done(tx: &mut Tx<'_>, parent: IssueNo) -> Result<(), Refusal> {
         instruction.done.len() - merged
     );
     tx.comment(parent, FACTORY, text)?;
-    let mut issue_now = tx.issue(parent)?;
-    issue_now.state = IssueState::Closed {
+    let mut issue = tx.issue(parent)?;
+    issue.state = IssueState::Closed {
         by: FACTORY.to_owned(),
         at: tx.now.0,
         pr: None,
     };
-    std::mem::swap(&mut issue, &mut issue_now);
     tx.archive_issue(issue);
-    super::queue::done(tx, parent)?;
+    queue::done(tx, parent)?;
     if let Some(job) = own {
         tx.archive_job(job);
     }

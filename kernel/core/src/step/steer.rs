@@ -1,11 +1,13 @@
 //! How people step in while the factory works: orders in comments, edited issues, pull
 //! requests that are sent back.
 
-use super::{command, job, job::FACTORY, queue, tx::Tx};
+use super::{command, job, job::FACTORY, queue, split, tx::Tx};
 use crate::{
+    budget::Spent,
     event::Refusal,
     ids::{IssueNo, PrNo},
-    model::{Holds, Job, PrState, Stage, TITLE_LIMIT},
+    model::{Holds, Job, Next, PrState, Stage, TITLE_LIMIT},
+    report::outgoing_text,
     text,
 };
 
@@ -34,9 +36,11 @@ pub(super) fn comment(
         return Ok(format!("issue {number}: comment by {by}"));
     };
     let order = text::one_line(&order);
+    let mark = tx.mark();
     match carry_out(tx, by, number, &order) {
         Ok(note) => Ok(note),
         Err(refused) => {
+            tx.back_to(mark);
             let text = format!("`{ORDER} {order}` was not done: {refused}.\n");
             tx.comment(number, FACTORY, text)?;
             Ok(format!(
@@ -111,10 +115,14 @@ pub(super) fn request_changes(
     Ok(format!("pr {number}: changes asked for by {by}"))
 }
 
-/// A person's order is no round of the factory's own: it gets all its rounds again.
+/// A person's order is no round of the factory's own: it gets all its rounds again, and may
+/// spend as much once more.
 fn rework(tx: &mut Tx<'_>, mut job: Job, feedback: String) -> Result<(), Refusal> {
     job.rounds = 0;
+    job.breaks = 0;
+    job.losses = 0;
     job.not_before = None;
+    job.spent = Spent::default();
     let mut issue = tx.issue(job.issue)?;
     issue
         .labels
@@ -150,6 +158,13 @@ pub(super) fn edit(
     let Some(mut job) = tx.job(number) else {
         return Ok(note);
     };
+    match job.stage() {
+        // Its issues are filed, and are edited themselves; and who needs a person waits for
+        // a word of theirs.
+        Stage::Children | Stage::NeedsHuman => return Ok(note),
+        Stage::SplitReady => split::withdraw(tx, by, number)?,
+        _ => {}
+    }
     if let Some(pr) = job.pr {
         let mut pr = tx.pr(pr)?;
         if matches!(
@@ -158,24 +173,32 @@ pub(super) fn edit(
         ) {
             return Err(Refusal::Merging(number));
         }
+        // Where nothing is to be added, that is what is there.
+        job.unchecked = Some(pr.head.clone());
         pr.state = PrState::Reworking;
         tx.put_pr(pr);
     }
-    let next = match job.stage() {
-        // Its issues are filed: those are edited themselves.
-        Stage::Children => return Ok(note),
-        _ if is_instruction => Stage::SplitDue,
-        Stage::NeedsHuman => return Ok(note),
-        _ => {
+    let next = match is_instruction {
+        true => Stage::SplitDue,
+        false => {
             job.plan = None;
             job.resume = None;
-            tx.put_job(job.clone());
+            job.unchecked = job.stage().commit().cloned().or(job.unchecked);
             let stage = job::begin(tx, job)?;
             job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
             stage
         }
     };
+    // What was pushed reaches the branch first: the work goes on from there.
+    let next = match job.stage().clone() {
+        Stage::Publishing { commit, .. } => Stage::Publishing {
+            commit,
+            then: Next::Code,
+        },
+        _ => next,
+    };
     job.rounds = 0;
+    job.asked_to_split = false;
     job.not_before = None;
     job.review = None;
     job.feedback = Some("The issue was edited since the work began: read it anew.".to_owned());
@@ -183,7 +206,6 @@ pub(super) fn edit(
     if *job.stage() != next {
         job.enter(next)?;
     }
-    tx.drop_effects_of(number);
     tx.put_job(job);
     Ok(note)
 }
@@ -204,7 +226,7 @@ fn explain(tx: &mut Tx<'_>, number: IssueNo) -> Result<String, Refusal> {
         route
             .reasons
             .iter()
-            .for_each(|reason| out.push_str(&format!("- {reason}\n")));
+            .for_each(|reason| out.push_str(&format!("- {}\n", outgoing_text(reason))));
     }
     if let Some(pr) = job.pr {
         let pr = tx.pr(pr)?;
@@ -225,7 +247,7 @@ fn explain(tx: &mut Tx<'_>, number: IssueNo) -> Result<String, Refusal> {
     if !job.story.is_empty() {
         out.push_str("\nWhat happened so far:\n\n");
         for line in &job.story {
-            out.push_str(&format!("- {}\n", crate::report::outgoing_text(line)));
+            out.push_str(&format!("- {}\n", outgoing_text(line)));
         }
     }
     Ok(out)

@@ -10,7 +10,7 @@ use crate::{
     ids::{IssueNo, PrNo, RunId},
     model::{
         Comment, ConfigInForce, Drafts, Effect, EffectKind, Issue, Job, Meta, Pr, Purpose, Run,
-        RunState,
+        RunState, Stage,
     },
     route::{Route, route},
     schedule::Left,
@@ -70,11 +70,22 @@ impl<'a> Tx<'a> {
                 continue;
             };
             let waits = job.held_by.is_some() || !issue.depends_on.is_empty();
-            if waits && job.begun && job.stage().is_due() {
+            let waits = waits && job.stage().is_due() || *job.stage() == Stage::PlanReady;
+            if waits && job.begun {
                 job.begun = false;
                 self.put_job(job);
             }
         }
+    }
+
+    /// What was changed so far, to go back to.
+    pub(super) fn mark(&self) -> Delta {
+        self.delta.clone()
+    }
+
+    /// Nothing was changed since then.
+    pub(super) fn back_to(&mut self, mark: Delta) {
+        self.delta = mark;
     }
 
     pub(super) fn meta(&mut self) -> &mut Meta {
@@ -211,9 +222,9 @@ impl<'a> Tx<'a> {
         self.base.used_its_own(run, job)
     }
 
-    /// True where no code run of a job may use anything.
-    pub(super) fn has_nothing_left(&self, job: &Job) -> bool {
-        self.base.has_nothing_left(job)
+    /// True where no such run of a job may use anything.
+    pub(super) fn has_nothing_left(&self, job: &Job, purpose: &Purpose) -> bool {
+        self.base.has_nothing_left(job, purpose)
     }
 
     /// Issues that wait until `issue` is done.

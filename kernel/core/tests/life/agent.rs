@@ -7,7 +7,11 @@ use factory_core::{
     inbox::{EngineExit, InboxEntry, RunEnd, Usage},
     model::ContainerExit,
     plan::Seen,
+    report,
 };
+
+/// The last line of an engine that did all it could.
+const DONE: &str = r#"{"type": "result", "is_error": false, "result": "It is done."}"#;
 
 impl World {
     /// The agent in the container does its work at once.
@@ -15,12 +19,20 @@ impl World {
         let run = self.state.runs[&id].clone();
         let luck = if self.trouble { self.dice.roll(10) } else { 9 };
         let refused = self.trouble && luck == 5;
-        let end = |world: &mut Self, exit| {
+        // What its engine says of itself, where it is one that does.
+        let is_known = run.engine.known().is_some() && run.grant.role.has_engine();
+        let malformed = self.trouble && luck == 6 && run.grant.role.only_reads();
+        let end = |world: &mut Self, exit: EngineExit| {
+            let last_output = match (is_known, &exit) {
+                (true, EngineExit::Code(0)) => DONE,
+                (true, _) => "",
+                (false, _) => "words: #\n---\n",
+            };
             let end = RunEnd {
                 exit,
-                last_output: "words: #\n---\n".into(),
+                last_output: last_output.into(),
                 stderr_tail: String::new(),
-                report_problem: None,
+                report_problem: malformed.then(|| "line 1 column 1".into()),
                 push_problem: refused.then(|| "not a fast-forward".into()),
             };
             world.push_inbox(id, InboxEntry::End(end));
@@ -56,6 +68,13 @@ impl World {
             (Role::Split | Role::Plan | Role::Review, luck) => {
                 let json = crate::handed::report(self, &run, luck);
                 if let Some(json) = json {
+                    if let Some(review) = report::outgoing_review(&json)
+                        && luck != 2
+                        && !malformed
+                    {
+                        let said = (review.verdict, review.confidence);
+                        self.account.reviews.insert(id, said);
+                    }
                     self.push_inbox(id, InboxEntry::Report { json });
                 }
                 end(self, EngineExit::Code(i32::from(luck == 2)));
@@ -63,7 +82,16 @@ impl World {
             }
             (Role::Check, luck) => {
                 end(self, EngineExit::Code(0));
-                if luck == 3 { 1 } else { 0 }
+                let code = match luck {
+                    3 | 7 => 1,
+                    4 => 124,
+                    5 if self.trouble => 125,
+                    _ => 0,
+                };
+                if code == 0 {
+                    self.account.passed.insert(id);
+                }
+                code
             }
         };
         self.containers

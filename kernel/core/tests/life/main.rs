@@ -15,6 +15,7 @@ mod filing;
 mod given;
 mod handed;
 mod moved;
+mod pipeline;
 mod queue;
 mod rules;
 mod share;

@@ -1,15 +1,17 @@
 //! A small world outside the state: containers, inboxes, branches. What happens
 //! in it stays when the kernel dies; what the kernel knew of it does not.
 
+mod account;
 mod outside;
 
 use crate::{
     filing::Filed,
     given::{Dice, engine, oid},
 };
+use account::Account;
 use factory_core::{
-    config::Config,
-    event::{EffectResult, Event, GrantFacts, MergeResult, Now},
+    config::{Config, Gate},
+    event::{EffectResult, Event, GrantFacts, MergeResult, Now, Refusal},
     ids::{IssueNo, Oid, PrNo, RunId},
     inbox::InboxEntry,
     model::{
@@ -60,6 +62,7 @@ pub struct World {
     /// What commits change.
     known: BTreeMap<Oid, Change>,
     pub filed: Filed,
+    pub account: Account,
 }
 
 impl World {
@@ -87,6 +90,7 @@ impl World {
             reports: |_, _| Vec::new(),
             known: BTreeMap::new(),
             filed: Filed::default(),
+            account: Account::default(),
         };
         for change in world.state.initial_files() {
             world.files.insert(change.path, change.content.unwrap());
@@ -169,7 +173,7 @@ impl World {
         self.now += 1;
         let now = Now(self.now);
         let before = self.state.meta.step;
-        let Ok(step) = step(&self.state, event.clone(), now) else {
+        let Some(step) = decided(&self.state, &event, now) else {
             return false;
         };
         assert_eq!(
@@ -193,6 +197,7 @@ impl World {
         assert!(!step.note.contains('\n') && step.message().contains("\n\nFactory-Step: "));
         self.record(&step);
         self.filed.take(&self.state, &step.delta, now);
+        self.account.take(&self.state, &step.delta, &event);
         for (id, put) in &step.delta.runs {
             if matches!(put, Put::Live(run) if matches!(event, Event::RunGranted { .. }) && run.id == *id)
             {
@@ -209,7 +214,7 @@ impl World {
 
     /// Decides and applies a step, and nothing else.
     fn apply(&mut self, event: Event) -> bool {
-        let Ok(step) = step(&self.state, event, Now(self.now)) else {
+        let Some(step) = decided(&self.state, &event, Now(self.now)) else {
             return false;
         };
         self.record(&step);
@@ -250,6 +255,18 @@ impl World {
             let issue = &self.state.issues[&job.issue];
             let is_approved = matches!(issue.state, IssueState::Approved { .. });
             assert!(is_approved, "a job without approval");
+            let is_instruction = issue.instruction.is_some();
+            assert_eq!(is_instruction, job.branch.is_empty(), "{job:?}");
+        }
+        for pr in self.state.prs.values() {
+            let stage = self.state.jobs[&pr.issue].stage();
+            let at_rest = matches!(stage, Stage::Proposed | Stage::NeedsHuman);
+            let fits = match &pr.state {
+                PrState::Ready => at_rest,
+                PrState::Reworking => !at_rest,
+                other => other.is_merging() && *stage == Stage::Proposed,
+            };
+            assert!(fits, "{:?} and {stage:?}", pr.state);
         }
     }
 
@@ -345,12 +362,19 @@ impl World {
         plan(&self.state, &self.observed(), Now(self.now))
     }
 
+    /// Until somebody may go on that rests.
+    pub fn wait(&mut self) {
+        if let Some(at) = self.state.wakes_at(Now(self.now)) {
+            self.now = at;
+        }
+    }
+
     pub fn until_idle(&mut self) {
-        for _ in 0..3000 {
+        for _ in 0..5000 {
             let actions = self.plan();
             if actions.is_empty() {
-                if let Some(at) = self.state.wakes_at(Now(self.now)) {
-                    self.now = at;
+                if self.state.wakes_at(Now(self.now)).is_some() {
+                    self.wait();
                     continue;
                 }
                 assert!(self.state.is_idle(), "stuck: {:#?}", self.state);
@@ -369,12 +393,37 @@ impl World {
             let waits = issue.has_label("needs-human") || issue.has_label("rejected");
             let waits = waits || issue.run.is_some() && issue.state == IssueState::Proposed;
             let barred = self.state.queue.bar(issue.number).is_some();
-            let noted = |pr: &Pr| pr.issue == issue.number && pr.note.is_some();
-            let told = waits || barred || self.state.prs.values().any(noted);
+            let asks = self.state.config.config.gates.merge == Gate::Human;
+            let noted = |pr: &Pr| {
+                pr.issue == issue.number
+                    && (pr.note.is_some() || asks && pr.state == PrState::Ready)
+            };
+            let with_people = self.state.jobs.get(&issue.number).is_some_and(|job| {
+                let is_lost = self.state.lost_dependency(job).is_some();
+                let waits = matches!(
+                    job.stage(),
+                    Stage::PlanReady | Stage::SplitReady | Stage::Children
+                );
+                let for_others = job.stage().is_due() && !issue.depends_on.is_empty();
+                job.held_by.is_some() || is_lost || waits || for_others
+            });
+            let gate = self.state.config.config.gates.issues == Gate::Human;
+            let at_its_gate = gate && issue.state == IssueState::Proposed;
+            let told = waits || barred || with_people || at_its_gate;
+            let told = told || self.state.prs.values().any(noted);
             assert!(told, "forgotten: {issue:?}");
         }
         let unique = self.merged.iter().collect::<BTreeSet<_>>().len();
         assert_eq!(unique, self.merged.len(), "merged twice");
+    }
+}
+
+/// A step, where it is not refused. Of those of the stages none is asked for that cannot be.
+fn decided(state: &State, event: &Event, now: Now) -> Option<Step> {
+    match step(state, event.clone(), now) {
+        Ok(step) => Some(step),
+        Err(Refusal::Illegal(illegal)) => panic!("{illegal}: {event:?} {state:#?}"),
+        Err(_) => None,
     }
 }
 

@@ -1,0 +1,147 @@
+//! An account of what agents said, kept apart from the state, and what may follow from it.
+
+use factory_core::{
+    config,
+    event::Event,
+    grant::Role,
+    ids::{IssueNo, Oid, RunId},
+    model::{EffectKind, Evidence, Holds, Issue, IssueState, Pr, PrState, Purpose, Run},
+    quantity::Confidence,
+    report::ReviewVerdict,
+    state::{Delta, Put, State},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was said so far.
+#[derive(Default)]
+pub struct Account {
+    /// What reviews handed in.
+    pub reviews: BTreeMap<RunId, (ReviewVerdict, Confidence)>,
+    /// Checks whose exit code said that they passed.
+    pub passed: BTreeSet<RunId>,
+    /// The newest review of each commit that counted.
+    of_commit: BTreeMap<Oid, (ReviewVerdict, Confidence)>,
+    /// Commits whose checks passed.
+    green: BTreeSet<Oid>,
+    /// Merge commits with the tree of a head.
+    pub same_tree: BTreeMap<Oid, Oid>,
+    closed: BTreeSet<IssueNo>,
+}
+
+impl Account {
+    /// Holds a step against the laws; `state` is the one before it.
+    pub fn take(&mut self, state: &State, delta: &Delta, event: &Event) {
+        if let Event::RunGranted { job, purpose, .. } = event {
+            may_begin(state, *job, purpose);
+        }
+        for put in delta.runs.values() {
+            if let Put::Live(run) = put {
+                self.ended(state, run);
+            }
+        }
+        for put in delta.effects.values() {
+            if let Put::Live(effect) = put
+                && let EffectKind::AdvanceTarget { pr, new, .. } = &effect.kind
+            {
+                let pr = match delta.prs.get(pr) {
+                    Some(Put::Live(pr)) => pr,
+                    _ => &state.prs[pr],
+                };
+                self.may_merge(state, pr, new);
+            }
+        }
+        for (number, put) in &delta.issues {
+            if let Put::Archived(issue) = put {
+                assert!(self.closed.insert(*number), "{number} was closed twice");
+                told_at_its_end(state, delta, issue);
+            }
+        }
+    }
+
+    fn ended(&mut self, state: &State, run: &Run) {
+        let was_open = state.runs.get(&run.id).is_some_and(Run::is_open);
+        if !was_open || run.is_open() || !ended_well(run) {
+            return;
+        }
+        let start = run.grant.start.clone();
+        match run.grant.role {
+            Role::Review => {
+                let said = self.reviews.get(&run.id);
+                let said = said.unwrap_or_else(|| panic!("{} said nothing", run.id));
+                self.of_commit.insert(start, *said);
+            }
+            Role::Check if self.passed.contains(&run.id) => {
+                self.green.insert(start);
+            }
+            _ => {}
+        }
+    }
+
+    /// The target moves to nothing red, and without a person to nothing that speaks against it.
+    fn may_merge(&self, state: &State, pr: &Pr, new: &Oid) {
+        let config = &state.config.config;
+        let of_head = |head: &Oid| *head == pr.head && self.green.contains(head);
+        let tested = config.checks.is_empty()
+            || self.green.contains(new)
+            || self.same_tree.get(new).is_some_and(of_head);
+        assert!(tested, "the target moves to what was not checked: {pr:?}");
+        let PrState::Advancing { by, .. } = &pr.state else {
+            panic!("{pr:?}");
+        };
+        if by != config::FILE {
+            return;
+        }
+        let against = |piece: &&Evidence| piece.holds == Holds::No;
+        assert_eq!(pr.evidence.iter().find(against), None, "merged: {pr:?}");
+        match self.of_commit.get(&pr.head) {
+            Some((ReviewVerdict::Approve, sure)) => {
+                assert!(*sure >= config.auto_merge.min_confidence, "{pr:?}");
+            }
+            Some(other) => panic!("merged, and the review says {other:?}: {pr:?}"),
+            None => assert!(!config.auto_merge.review, "nobody reviewed it: {pr:?}"),
+        }
+    }
+}
+
+fn may_begin(state: &State, job: IssueNo, purpose: &Purpose) {
+    if purpose.role().has_engine() {
+        assert!(state.meta.frozen.is_none(), "begun while all are stopped");
+        let held = &state.jobs[&job].held_by;
+        assert_eq!(*held, None, "a held job began");
+    }
+}
+
+fn ended_well(run: &Run) -> bool {
+    use factory_core::{exit::ExitClass, model::RunState};
+    matches!(
+        &run.state,
+        RunState::Ended {
+            class: ExitClass::Ok,
+            ..
+        }
+    )
+}
+
+/// An instruction that is over by itself tells what came of each of its issues.
+fn told_at_its_end(state: &State, delta: &Delta, issue: &Issue) {
+    let IssueState::Closed { by, .. } = &issue.state else {
+        panic!("{issue:?}");
+    };
+    let Some(instruction) = issue.instruction.as_ref().filter(|_| by == "factory") else {
+        return;
+    };
+    assert!(!instruction.children.is_empty(), "{issue:?}");
+    let key = (issue.number, issue.comments);
+    let Some(Put::Archived(comment)) = delta.comments.get(&key) else {
+        panic!("no summary: {issue:?}");
+    };
+    for child in &instruction.children {
+        let is_over = match delta.issues.get(child) {
+            Some(put) => matches!(put, Put::Archived(_)),
+            None => !state.issues.contains_key(child),
+        };
+        assert!(is_over, "{child} is open: {issue:?}");
+        let named = format!("| #{child} ");
+        assert!(comment.text.contains(&named), "{child}: {}", comment.text);
+    }
+}
