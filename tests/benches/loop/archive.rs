@@ -68,11 +68,8 @@ impl Past {
             ..self.pr.clone()
         };
         delta.prs.insert(pr, Put::Archived(past));
-        let past = Job {
-            issue,
-            pr: Some(pr),
-            ..self.job.clone()
-        };
+        let mut past = self.job.clone();
+        past.pr = Some(pr);
         delta.jobs.insert(issue, Put::Archived(past));
         for run in &self.runs {
             let id = RunId {

@@ -5,13 +5,13 @@ use factory_core::{
     event::{Command, EffectResult, Event, GrantFacts, MergeResult},
     ids::{IssueNo, Oid, PrNo, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd, Usage},
-    model::{ContainerExit, Purpose},
+    model::{Change, ContainerExit, Purpose},
 };
 
 /// Steps of one life.
-pub const STEPS: u64 = 16;
+pub const STEPS: u64 = 17;
 /// Steps of a life that move something to the archive.
-pub const ARCHIVING: [u64; 3] = [7, 12, 15];
+pub const ARCHIVING: [u64; 3] = [7, 13, 16];
 
 /// The configuration that such a life needs.
 pub fn config() -> Config {
@@ -63,6 +63,12 @@ pub fn event(k: u64, number: u64, pr: u64) -> Event {
         report_problem: None,
         push_problem: None,
     });
+    let change = Change {
+        files: 2,
+        lines: 40,
+        places: vec!["src".to_owned(), "tests".to_owned()],
+        with_base_tests: None,
+    };
     match k {
         0 => person(Command::NewIssue {
             title: format!("Issue {number}"),
@@ -100,7 +106,7 @@ pub fn event(k: u64, number: u64, pr: u64) -> Event {
         5 => ended(run(1)),
         6 => Event::EffectDone {
             key: format!("branch-{}", run(1)),
-            result: EffectResult::Done,
+            result: EffectResult::Moved { change },
         },
         7 => Event::RunCollected { run: run(1) },
         8 => granted(Purpose::Check, &pushed),
@@ -110,9 +116,14 @@ pub fn event(k: u64, number: u64, pr: u64) -> Event {
             entries: vec![(oid(number, 9), end)],
         },
         11 => ended(run(2)),
-        12 => Event::RunCollected { run: run(2) },
-        13 => person(Command::MergePr(pr)),
-        14 => Event::MergeMade {
+        12 => Event::Compared {
+            job: issue,
+            commit: pushed,
+            conflicts: Vec::new(),
+        },
+        13 => Event::RunCollected { run: run(2) },
+        14 => person(Command::MergePr(pr)),
+        15 => Event::MergeMade {
             pr,
             target,
             result: MergeResult::Clean {
@@ -120,9 +131,10 @@ pub fn event(k: u64, number: u64, pr: u64) -> Event {
                 tree_is_heads: true,
                 worktree: None,
                 protected: factory_core::rules::ToldPaths::default(),
+                change,
             },
         },
-        15 => Event::EffectDone {
+        16 => Event::EffectDone {
             key: format!("merge-{pr}-{}", merge.short()),
             result: EffectResult::Done,
         },

@@ -3,7 +3,7 @@
 
 use crate::lab::{CONFIG, Lab, assert_shown};
 use factory_core::{
-    event::{Command, EffectResult, Event},
+    event::{Command, Event},
     ids::{Oid, PrNo, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd},
     model::ContainerExit,
@@ -76,10 +76,7 @@ fn besieged() -> Lab {
         &commit,
         vec![push, InboxEntry::Report { json }, end],
     );
-    lab.journal(Event::EffectDone {
-        key: format!("branch-{run}"),
-        result: EffectResult::Done,
-    });
+    lab.opened(run, &commit);
     lab.journal(Event::Command {
         by: EVIL.to_owned(),
         command: Command::MergePr(PrNo(1)),

@@ -4,7 +4,7 @@ use factory_core::{
     event::{EffectResult, Event, GrantFacts, Now},
     ids::{IssueNo, Oid, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd, Usage},
-    model::{ContainerExit, Purpose},
+    model::{Change, ContainerExit, Purpose},
     state::State,
     step::step,
 };
@@ -269,10 +269,38 @@ impl Lab {
         });
         self.journal(Event::ContainerEnded { run, exit });
         self.journal(Event::RunCollected { run });
+        self.opened(run, commit);
+        run
+    }
+
+    /// The branch of a run's job is moved to what it pushed, and its pull request opens:
+    /// nobody checks or reviews here.
+    pub fn opened(&self, run: RunId, commit: &Oid) {
+        let (_, _, state, _) = self.ledger();
+        let mut config = state.config.config.clone();
+        for tier in [
+            &mut config.tiers.low,
+            &mut config.tiers.medium,
+            &mut config.tiers.high,
+        ] {
+            tier.review = Some(false);
+        }
+        if config != state.config.config {
+            self.journal(Event::ConfigLoaded {
+                commit: None,
+                config: Box::new(config),
+            });
+        }
         self.journal(Event::EffectDone {
             key: format!("branch-{run}"),
-            result: EffectResult::Done,
+            result: EffectResult::Moved {
+                change: Change::default(),
+            },
         });
-        run
+        self.journal(Event::Compared {
+            job: run.job,
+            commit: commit.clone(),
+            conflicts: Vec::new(),
+        });
     }
 }

@@ -127,6 +127,7 @@ fn merge_waits_for_what_a_running_kernel_makes_of_it() {
                 tree_is_heads: true,
                 worktree: None,
                 protected: ToldPaths::default(),
+                change: Default::default(),
             }),
             Event::EffectDone {
                 key: format!("merge-1-{}", head.short()),

@@ -398,12 +398,12 @@ fn what_a_live_run_said_comes_along_and_it_is_done_again() {
     let ended = |run| matches!(state.runs[&run].state, RunState::Ended { .. });
     assert!(ended(cut) && ended(done));
     let jobs: Vec<_> = state.jobs.values().collect();
-    assert_eq!((&jobs[0].stage, jobs[0].losses), (&Stage::Queued, 0));
+    assert_eq!((jobs[0].stage(), jobs[0].losses), (&Stage::Queued, 0));
     assert_eq!(jobs[0].resume.as_ref().unwrap().checkpoint, checkpoint);
     assert!(
-        matches!(&jobs[1].stage, Stage::Publishing { commit, .. } if *commit == pushed),
+        matches!(jobs[1].stage(), Stage::Publishing { commit, .. } if *commit == pushed),
         "what came to its end is not done again: {:?}",
-        jobs[1].stage
+        jobs[1].stage()
     );
     let door = Git::isolated(places.door_git());
     let at = |name: String| door.call(["rev-parse".to_owned(), name]).text().unwrap();
