@@ -14,6 +14,7 @@ mod engine;
 mod events;
 mod forward;
 mod git;
+mod mcp;
 mod output;
 mod places;
 mod probe;
@@ -185,17 +186,23 @@ fn main() -> ExitCode {
     let mode = match arguments[..] {
         [] => Mode::Run,
         ["probe"] => Mode::Probe,
+        ["mcp"] => Mode::Mcp,
         ["report"] => return leave_report(&places, None),
         ["report", file] => return leave_report(&places, Some(Path::new(file))),
         _ => {
-            log(format_args!("usage: factory-agent [probe | report [FILE]]"));
+            log(format_args!(
+                "usage: factory-agent [probe | report [FILE] | mcp]"
+            ));
             return ExitCode::from(2);
         }
     };
     let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .and_then(|runtime| runtime.block_on(supervise(places, mode)));
+        .and_then(|runtime| match mode {
+            Mode::Mcp => runtime.block_on(serve_mcp(places)),
+            Mode::Run | Mode::Probe => runtime.block_on(supervise(places, mode)),
+        });
     match ended {
         Ok(verdict) => verdict.into(),
         Err(e) => {
@@ -209,10 +216,19 @@ fn main() -> ExitCode {
 enum Mode {
     Run,
     Probe,
+    Mcp,
+}
+
+async fn serve_mcp(places: Places) -> io::Result<Verdict> {
+    let file = read_run_file(&places).map_err(io::Error::other)?;
+    mcp::serve(places, file).await?;
+    Ok(Verdict::Done)
 }
 
 fn leave_report(places: &Places, file: Option<&Path>) -> ExitCode {
-    match report::leave(places, file) {
+    // Outside of a run there is no role.
+    let role = read_run_file(places).ok().and_then(|file| file.role());
+    match report::leave(places, role, file) {
         Ok(path) => {
             log(format_args!(
                 "report written to {}; it is handed in when you finish",
@@ -247,7 +263,7 @@ async fn supervise(places: Places, mode: Mode) -> io::Result<Verdict> {
     let work = async {
         match mode {
             Mode::Probe => probed(&agent).await,
-            Mode::Run => match read_run_file(&agent.places) {
+            Mode::Run | Mode::Mcp => match read_run_file(&agent.places) {
                 Ok(file) => {
                     log(format_args!("run {}, {} s", file.run, file.wall_seconds));
                     let wall = Duration::from_secs(file.wall_seconds);

@@ -5,7 +5,11 @@ use crate::{
     places::Places,
 };
 use bytes::Bytes;
-use factory_core::wire::{PATH_REPORT, Refusal};
+use factory_core::{
+    grant::Role,
+    report::{BadReport, validate},
+    wire::{PATH_REPORT, Refusal},
+};
 use hyper::{Method, StatusCode};
 use rustix::fs::{Mode, OFlags};
 use std::{
@@ -45,6 +49,9 @@ pub enum ReportError {
         /// Where it is wrong.
         source: serde_json::Error,
     },
+    /// Not as its role wants it.
+    #[error(transparent)]
+    Bad(#[from] BadReport),
     /// It cannot be written.
     #[error("the report cannot be written to {}", path.display())]
     Unwritable {
@@ -161,7 +168,11 @@ impl Report {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn leave(places: &Places, from: Option<&Path>) -> Result<PathBuf, ReportError> {
+pub fn leave(
+    places: &Places,
+    role: Option<Role>,
+    from: Option<&Path>,
+) -> Result<PathBuf, ReportError> {
     let text = match from {
         None => bounded(io::stdin().lock(), Path::new("-"))?,
         Some(path) => {
@@ -175,12 +186,24 @@ pub fn leave(places: &Places, from: Option<&Path>) -> Result<PathBuf, ReportErro
             )?
         }
     };
-    serde_json::from_slice::<serde::de::IgnoredAny>(&text)
+    put(places, role, &text)
+}
+
+/// Leaves a report where the agent looks for it, once it is as the run's role wants it; any
+/// JSON where no role is known.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn put(places: &Places, role: Option<Role>, text: &[u8]) -> Result<PathBuf, ReportError> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(text)
         .map_err(|source| ReportError::NotJson { source })?;
+    if let Some(role) = role {
+        validate(role, text)?;
+    }
     // Whole or not at all, also when whoever calls this is ended meanwhile.
     let (path, half) = (places.report(), places.out().join(".report.json.new"));
     let written = std::fs::File::create(&half)
-        .and_then(|mut file| file.write_all(&text))
+        .and_then(|mut file| file.write_all(text))
         .and_then(|()| std::fs::rename(&half, &path));
     written.map_err(|source| ReportError::Unwritable {
         path: path.clone(),

@@ -75,6 +75,16 @@ pub struct RunFile {
     pub task: RunTask,
 }
 
+impl RunFile {
+    /// What its engine is for; none where no engine runs.
+    pub fn role(&self) -> Option<Role> {
+        match &self.task {
+            RunTask::Engine { role, .. } => Some(*role),
+            RunTask::Checks { .. } => None,
+        }
+    }
+}
+
 /// What the agent does in the prepared workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -37,6 +37,8 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
     let session = run.session.as_str();
     let cap = run.grant.models.as_ref().and_then(|m| m.engines_own_cap());
     let cap = cap.map(|usd| ["--max-budget-usd".to_owned(), usd.to_string()]);
+    let home = format!("{STATE_DIR}/claude");
+    let mcp_config = format!("{home}/mcp.json");
     let common = |first: [&str; 2]| -> Vec<String> {
         let words = [
             "claude",
@@ -60,6 +62,8 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
             // Without it the model is asked for trailers in every commit message.
             "--settings",
             r#"{"attribution":{"commit":"","pr":""}}"#,
+            "--mcp-config",
+            &mcp_config,
             "--max-turns",
             &MAX_TURNS.to_string(),
         ]
@@ -69,7 +73,6 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
             .chain(cap.iter().flatten().cloned())
             .collect()
     };
-    let home = format!("{STATE_DIR}/claude");
     let env = [
         (
             "ANTHROPIC_BASE_URL",
@@ -93,10 +96,14 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
         resume_argv: Some(common(["--resume", session])),
         env: env.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         session_file: Some(format!("{home}/projects/-workspace/{session}.jsonl")),
-        files: BTreeMap::new(),
+        files: BTreeMap::from([(mcp_config, MCP_SERVERS.to_owned())]),
         dirs: vec![home],
     }
 }
+
+/// The one MCP server that it has: the report as a tool.
+const MCP_SERVERS: &str =
+    r#"{"mcpServers":{"factory":{"command":"/usr/local/bin/factory-agent","args":["mcp"]}}}"#;
 
 /// The last event of the stream. More fields exist; these decide.
 #[derive(Deserialize)]

@@ -87,6 +87,9 @@ env_key = "FACTORY_API_KEY"
 request_max_retries = 8
 stream_max_retries = 10
 stream_idle_timeout_ms = 300000
+[mcp_servers.factory]
+command = "/usr/local/bin/factory-agent"
+args = ["mcp"]
 [features]
 plugins = false
 apps = false

@@ -197,6 +197,26 @@ pub enum Flaw {
     Control(char),
 }
 
+/// The JSON Schema of a role's report; none where it has no report. What cannot be said in it
+/// is said by [`validate`].
+pub fn schema(role: Role) -> Option<&'static str> {
+    match role {
+        Role::Split => Some(include_str!(
+            "../../../../agent-images/agents/schemas/split.json"
+        )),
+        Role::Plan => Some(include_str!(
+            "../../../../agent-images/agents/schemas/plan.json"
+        )),
+        Role::Code => Some(include_str!(
+            "../../../../agent-images/agents/schemas/code.json"
+        )),
+        Role::Review => Some(include_str!(
+            "../../../../agent-images/agents/schemas/review.json"
+        )),
+        Role::Check => None,
+    }
+}
+
 /// Checks the report `text` of a run with `role`; gives its canonical JSON text.
 pub fn validate(role: Role, text: &[u8]) -> Result<String, BadReport> {
     if text.len() > REPORT_LIMIT {

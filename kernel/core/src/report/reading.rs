@@ -169,6 +169,38 @@ mod tests {
     }
 
     #[test]
+    fn what_the_schema_wants_is_what_is_wanted() {
+        for (role, example) in [
+            (Role::Code, super::super::CODE_EXAMPLE),
+            (Role::Plan, PlanReport::EXAMPLE),
+            (Role::Review, ReviewReport::EXAMPLE),
+            (Role::Split, SplitReport::EXAMPLE),
+        ] {
+            let schema: serde_json::Value =
+                serde_json::from_str(super::super::schema(role).unwrap()).unwrap();
+            let example: serde_json::Value = serde_json::from_str(example).unwrap();
+            let taken = |value: &serde_json::Value| validate(role, value.to_string().as_bytes());
+            assert!(taken(&example).is_ok());
+            let properties = schema["properties"].as_object().unwrap();
+            let required = schema["required"].as_array().unwrap();
+            for key in example.as_object().unwrap().keys() {
+                assert!(properties.contains_key(key), "{role:?}: {key}");
+                let mut less = example.clone();
+                less.as_object_mut().unwrap().remove(key);
+                let wanted = required.iter().any(|name| name == key);
+                // Without remarks no changes can be asked for, which no schema says.
+                if !(role == Role::Review && key == "comments") {
+                    assert_eq!(taken(&less).is_err(), wanted, "{role:?}: {key}");
+                }
+            }
+            let mut more = example.clone();
+            more["verdicts"] = serde_json::json!(1);
+            assert_eq!(schema["additionalProperties"], false);
+            assert!(taken(&more).is_err());
+        }
+    }
+
+    #[test]
     fn bad_ones_are_told_what_is_wrong_and_where() {
         let review = |rest: &str| format!("{{\"confidence\": 0.9, \"summary\": \"x\", {rest}}}");
         let part = |key: &str, rest: &str| {

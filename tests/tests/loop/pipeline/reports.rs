@@ -2,6 +2,7 @@
 
 use super::{APPROVES, AUTO, HELLO, SAYS_HELLO, cast, purposes};
 use crate::{comments, subjects};
+use factory_tests::{Lab, Model};
 
 #[test]
 fn a_malformed_review_is_answered_and_tried_again_and_then_is_a_persons() {
@@ -77,4 +78,51 @@ fn a_reviewer_cannot_push_and_a_coder_cannot_review() {
         shown.contains("The report of r1-1 could not be read"),
         "{shown}"
     );
+}
+
+/// A reviewer that uses the report as a tool, wrongly at first.
+const BY_TOOL: &str = r#"
+conversations:
+  - name: review
+    when: {contains: "You are a reviewer of"}
+    steps:
+      - text: I report.
+        tool: mcp__factory__report
+        input: {verdict: fine, confidence: 1, summary: "As asked."}
+      - text: Once more, as I was told.
+        tool: mcp__factory__report
+        input: {verdict: approve, confidence: 0.97, summary: "As asked, by tool."}
+      - text: Approved.
+  - name: code
+    when: {contains: "Greet people"}
+    steps:
+      - tool: Bash
+        input: {command: "echo hello >greeting.txt && git add -A && git commit -qm 'Say hello' && git push -q && echo '{\"summary\": 7}' | factory-agent report || echo '{\"summary\": \"Hello.\"}' | factory-agent report", description: work}
+      - text: Done.
+"#;
+
+#[test]
+fn a_report_can_be_handed_in_by_a_tool_that_says_what_is_wrong() {
+    let model = Model::yaml(BY_TOOL);
+    let mut lab = Lab::new();
+    lab.env("TEST_API_KEY", "some-made-up-key");
+    lab.write(
+        "factory.yaml",
+        &Lab::claude_config(
+            &model,
+            &format!("{HELLO}{AUTO}auto_merge: {{min_confidence: 0.9}}\n"),
+        ),
+    );
+    lab.commit("Begin");
+    lab.ok(&["issue", "new", "--title", "Greet people"]);
+    lab.until_idle_ok();
+    lab.assert_at_rest();
+    assert_eq!(purposes(&lab, 1), ["code", "check", "review"]);
+    let shown = lab.ok(&["pr", "show", "1"]);
+    assert!(shown.contains("As asked, by tool."), "{shown}");
+    // What was wrong came back to the model as the tool's answer.
+    let asked = model.requests();
+    let answered = |text: &str| asked.iter().any(|r| r.body.to_string().contains(text));
+    assert!(answered("unknown variant `fine`"), "{}", asked.len());
+    assert!(answered("handed in when you finish"), "{}", asked.len());
 }
