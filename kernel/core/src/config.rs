@@ -11,13 +11,15 @@ pub use crate::engine::EngineKind;
 pub use amounts::{Amounts, Given};
 pub use image::{DEFAULT_BASE, Image};
 pub use models::{Models, Provider, Providers, Vendor};
-pub use pipeline::{AutoMerge, Stages, Tier, Tiers, Worked};
+pub use pipeline::{AutoMerge, Stages, Tier, TierLimits, Tiers, Worked};
 pub use types::{AgentType, PerDay, Quota, Types, Worker};
 
 use crate::{
     budget::{Limit, Prices},
     grant::{self, WireApi},
+    model::Purpose,
     quantity::{Bytes, Milli, Seconds, is_default},
+    route::Complexity,
     rules::Globs,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -331,6 +333,47 @@ pub struct ConfigError {
     pub help: String,
 }
 
+impl Limits {
+    /// The key that is wrong, what is wrong with it, and what to write instead.
+    fn flaw(&self) -> Option<(&'static str, String, &'static str)> {
+        if !(16..=MOST_PIDS).contains(&self.pids) {
+            return Some((
+                "pids",
+                format!("pids is {}", self.pids),
+                "write a number from 16, which an engine needs, to 4194304, the most that Linux has; 512 is the default",
+            ));
+        }
+        for (key, time) in [("wall", self.wall), ("stall", self.stall)] {
+            if time > LONGEST_WALL {
+                let what = format!("{key} is {time}");
+                return Some((key, what, "write at most 720h; 45m is the default of wall"));
+            }
+        }
+        if self.cpus < LEAST_CPUS {
+            return Some((
+                "cpus",
+                format!("cpus is {}", self.cpus),
+                "the container engine wants at least 0.01; 2 is the default",
+            ));
+        }
+        if self.memory.0 < 64 << 20 {
+            return Some((
+                "memory",
+                format!("memory is {}", self.memory),
+                "an engine needs at least 64MiB; 4GiB is the default",
+            ));
+        }
+        if self.disk < LEAST_DISK {
+            return Some((
+                "disk",
+                format!("disk is {}", self.disk),
+                "a work tree and its history need at least 64MiB; 10GiB is the default",
+            ));
+        }
+        None
+    }
+}
+
 impl Config {
     /// Parses and validates the text of a `factory.yaml`. An empty file is the default.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
@@ -413,39 +456,11 @@ impl Config {
                 "write a name that `docker info` lists, for example `runtime: runsc`: letters, digits and `._-`",
             );
         }
-        if !(16..=MOST_PIDS).contains(&self.limits.pids) {
-            return fail(
-                "pids",
-                format!("pids is {}", self.limits.pids),
-                "write a number from 16, which an engine needs, to 4194304, the most that Linux has; 512 is the default",
-            );
-        }
-        for (key, time) in [("wall", self.limits.wall), ("stall", self.limits.stall)] {
-            if time > LONGEST_WALL {
-                let what = format!("{key} is {time}");
-                return fail(key, what, "write at most 720h; 45m is the default of wall");
+        let tiers = Complexity::ALL.map(|tier| self.limits_of(&Purpose::Code, tier));
+        for limits in std::iter::once(&self.limits).chain(&tiers) {
+            if let Some((key, what, help)) = limits.flaw() {
+                return fail(key, what, help);
             }
-        }
-        if self.limits.cpus < LEAST_CPUS {
-            return fail(
-                "cpus",
-                format!("cpus is {}", self.limits.cpus),
-                "the container engine wants at least 0.01; 2 is the default",
-            );
-        }
-        if self.limits.memory.0 < 64 << 20 {
-            return fail(
-                "memory",
-                format!("memory is {}", self.limits.memory),
-                "an engine needs at least 64MiB; 4GiB is the default",
-            );
-        }
-        if self.limits.disk < LEAST_DISK {
-            return fail(
-                "disk",
-                format!("disk is {}", self.limits.disk),
-                "a work tree and its history need at least 64MiB; 10GiB is the default",
-            );
         }
         let flaw = amounts::flaw(self).or_else(|| types::flaw(self));
         if let Some((key, what, help)) = flaw.or_else(|| pipeline::flaw(self)) {

@@ -1,10 +1,10 @@
 //! How jobs go: stages, tiers, and what a merge without a person needs.
 
-use super::{Config, EngineKind};
+use super::{Config, EngineKind, Limits};
 use crate::{
     budget::price_of,
     model::Purpose,
-    quantity::{Confidence, is_default},
+    quantity::{Bytes, Confidence, Milli, Seconds, is_default},
     route::Complexity,
     rules::Globs,
 };
@@ -69,6 +69,9 @@ pub struct Tier {
     /// Code runs per job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounds: Option<u32>,
+    /// Limits of its code runs that differ from those of all runs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub limits: TierLimits,
     /// Whether the work is planned before; by default in the highest tier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<bool>,
@@ -78,6 +81,30 @@ pub struct Tier {
     /// Whether a job whose rounds are used up goes on one tier up.
     #[serde(skip_serializing_if = "is_default")]
     pub escalate: bool,
+}
+
+/// Limits that a tier has of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TierLimits {
+    /// As [`Limits::memory`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// As [`Limits::cpus`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Milli>,
+    /// As [`Limits::pids`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// As [`Limits::disk`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
+    /// As [`Limits::wall`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall: Option<Seconds>,
+    /// As [`Limits::stall`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall: Option<Seconds>,
 }
 
 /// `auto_merge`: what a merge without a person needs, beside green checks and rules kept.
@@ -187,6 +214,22 @@ impl Config {
             model: given.and_then(|worked| worked.model.clone()),
             engine: Some(engine),
         })
+    }
+
+    /// Limits of a run: a tier's own are for its code runs.
+    pub fn limits_of(&self, purpose: &Purpose, tier: Complexity) -> Limits {
+        let own = match purpose {
+            Purpose::Code => self.tiers.of(tier).limits,
+            _ => TierLimits::default(),
+        };
+        Limits {
+            memory: own.memory.unwrap_or(self.limits.memory),
+            cpus: own.cpus.unwrap_or(self.limits.cpus),
+            pids: own.pids.unwrap_or(self.limits.pids),
+            disk: own.disk.unwrap_or(self.limits.disk),
+            wall: own.wall.unwrap_or(self.limits.wall),
+            stall: own.stall.unwrap_or(self.limits.stall),
+        }
     }
 
     /// Code runs per job of a tier.

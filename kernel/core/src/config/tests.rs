@@ -105,6 +105,12 @@ fn errors_name_line_and_next_step() {
             "from 1 to 100",
         ),
         (
+            "slots: 1\ntiers: {high: {limits: {memory: 1MiB}}}\n",
+            2,
+            "memory is 1MiB",
+            "at least 64MiB",
+        ),
+        (
             "tiers: {lo: {}}\n",
             1,
             "unknown key `lo`",

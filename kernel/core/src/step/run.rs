@@ -116,7 +116,7 @@ pub(super) fn granted(
     let resume = resume.filter(|r| !r.finished || old.is_some());
     let session = old.unwrap_or_else(|| brief::session(&facts.home, id));
     let requests = tx.requests_of(&job);
-    let mut limits = config.limits;
+    let mut limits = config.limits_of(&purpose, job::tier(&job));
     if let Some(memory) = job.memory {
         limits.memory = limits.memory.max(memory);
     }
@@ -133,7 +133,7 @@ pub(super) fn granted(
             allow_secrets_in: config.secrets.allow_in.clone(),
             protected: config.protected.clone(),
         }),
-        wall_seconds: config.limits.wall.0,
+        wall_seconds: limits.wall.0,
     };
     let resumed = resume.as_ref().map(|r| r.run);
     tx.put_run(Run {
