@@ -63,15 +63,13 @@ pub(super) fn taken(
 ) -> Result<(String, String), Refusal> {
     let id = run.id;
     let parent = job.issue;
-    let mut titles = tx.titles();
+    // One part may well have the title of the whole.
+    let mut titles = tx.titles_beside(Some(parent));
     let mut numbers: BTreeMap<String, IssueNo> = BTreeMap::new();
     let mut children = Vec::new();
     let mut told = String::new();
     for part in report.issues {
-        if let Some(open) = titles
-            .get(&text::folded(&part.title))
-            .filter(|n| **n != parent)
-        {
+        if let Some(open) = titles.get(&text::folded(&part.title)) {
             told.push_str(&format!("- #{open} is open already: {}\n", part.title));
             // Nobody waits for what itself waits for this instruction.
             if queue::way(tx, *open, parent).is_none() {

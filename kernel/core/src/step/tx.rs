@@ -285,8 +285,15 @@ impl<'a> Tx<'a> {
 
     /// Titles of open issues, as they are compared.
     pub(super) fn titles(&self) -> BTreeMap<String, IssueNo> {
+        self.titles_beside(None)
+    }
+
+    /// The same, of all issues but one.
+    pub(super) fn titles_beside(&self, left_out: Option<IssueNo>) -> BTreeMap<String, IssueNo> {
+        let issues = self.base.issues.values();
+        let issues = issues.filter(|issue| Some(issue.number) != left_out);
         let titled = |issue: &Issue| (text::folded(&issue.title), issue.number);
-        self.base.issues.values().map(titled).collect()
+        issues.map(titled).collect()
     }
 
     /// Drafts that wait, as the state has them.

@@ -3,12 +3,13 @@
 
 use crate::{
     filing,
-    given::{config, file},
+    given::{Dice, config, file},
+    pipeline,
     world::World,
 };
 use factory_core::{
     event::{Command, EffectResult, Event, Now},
-    ids::{IssueNo, PrNo, RunId},
+    ids::{IssueNo, RunId},
     model::{ContainerExit, PrState, Purpose, RunState, Stage},
     plan::{Action, Seen},
 };
@@ -63,7 +64,12 @@ fn comes_once(event: &Event) -> bool {
             result: EffectResult::WorktreeChanged { .. },
             ..
         } | Event::Command {
-            command: Command::NewIssue { .. } | Command::Comment { .. },
+            command: Command::NewIssue { .. }
+                | Command::Instruct { .. }
+                | Command::EditIssue { .. }
+                | Command::Depend { .. }
+                | Command::Bump(_)
+                | Command::Comment { .. },
             ..
         }
     )
@@ -71,7 +77,10 @@ fn comes_once(event: &Event) -> bool {
 
 impl Kernel {
     fn new(seed: u64, issues: usize) -> Self {
-        let mut config = config(true);
+        let mut config = match seed % 3 {
+            0 => config(true),
+            _ => pipeline::config(&mut Dice::new(seed)),
+        };
         config.types.worker.per_day.issues = 2;
         let mut world = World::new(seed, true, config);
         world.reports = filing::random;
@@ -215,23 +224,9 @@ impl Kernel {
     }
 
     fn person(&mut self) {
-        let issues = self.world.state.issues.keys().copied().collect();
-        let prs = self.world.state.prs.keys().copied().collect();
-        let (issue, pr): (Option<IssueNo>, Option<PrNo>) = (self.pick(issues), self.pick(prs));
-        let text = || "words\nof a person\n".to_owned();
-        let command = match (self.roll(6), issue, pr) {
-            (0, Some(issue), _) => Command::CloseIssue(issue),
-            (1 | 2, Some(issue), _) => Command::Approve(issue),
-            (3, _, Some(pr)) => Command::MergePr(pr),
-            (4, _, Some(pr)) => Command::RejectPr { pr, reason: text() },
-            (_, Some(issue), _) => Command::Comment {
-                issue,
-                text: text(),
-            },
-            _ => return,
-        };
-        let by = "ann".to_owned();
-        self.deliver(Event::Command { by, command });
+        if let Some(command) = pipeline::order(&mut self.world) {
+            self.deliver(pipeline::by_ann(command));
+        }
     }
 
     /// The user moves a branch or the target.

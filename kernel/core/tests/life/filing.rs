@@ -43,7 +43,9 @@ impl Filed {
                 continue;
             };
             let Some(run) = issue.run else { continue };
-            let is_open = |open: &&_| is_same(&issue.title, &state.issues[*open].title);
+            let is_open = |open: &&_| {
+                Some(**open) != issue.parent && is_same(&issue.title, &state.issues[*open].title)
+            };
             assert_eq!(state.issues.keys().find(is_open), None, "{}", issue.title);
             // What an instruction becomes is what a person asked for.
             if let Some(parent) = issue.parent {

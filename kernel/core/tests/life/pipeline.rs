@@ -8,9 +8,11 @@ use factory_core::{
     config::{AutoMerge, Config, EngineKind, Gate, Worked},
     event::{Command, Event},
     ids::{IssueNo, PrNo},
+    model::StageKind,
     plan::Action,
 };
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// A configuration with a reviewer, a splitter and a planner, and gates at random.
 pub fn config(dice: &mut Dice) -> Config {
@@ -131,32 +133,64 @@ fn user_commits(world: &mut World) {
     }
 }
 
+/// Plays so many turns, and then to the end.
+fn play(seed: u64, turns: usize, mut look: impl FnMut(&World)) -> World {
+    let mut world = world(seed);
+    for _ in 0..turns {
+        match world.dice.roll(12) {
+            0 => {
+                if let Some(command) = order(&mut world) {
+                    world.journal(by_ann(command));
+                }
+            }
+            1 if world.dice.roll(4) == 0 => user_commits(&mut world),
+            _ => {
+                let actions: Vec<Action> = world.plan();
+                match pick(&mut world, actions) {
+                    Some(action) => world.perform(action),
+                    None => world.wait(),
+                }
+            }
+        }
+        look(&world);
+    }
+    world.until_idle();
+    look(&world);
+    world.assert_told();
+    world
+}
+
+#[test]
+fn what_is_played_comes_through_every_stage() {
+    let mut stages = BTreeSet::new();
+    let (mut by_itself, mut told) = (0, 0);
+    for seed in 1..40 {
+        let world = play(seed * 7_777_777, 400, |world| {
+            let jobs = world.state.jobs.values();
+            stages.extend(jobs.map(|job| job.stage().kind()));
+        });
+        for (path, text) in &world.files {
+            let text = String::from_utf8_lossy(text);
+            let merged = text.contains("state: !merged") || text.contains("merged:");
+            by_itself += usize::from(
+                path.starts_with("archive/prs/") && merged && text.contains("by: factory.yaml"),
+            );
+            told += usize::from(text.contains("All issues of this instruction are over"));
+        }
+    }
+    let all: BTreeSet<StageKind> = StageKind::ALL.into_iter().collect();
+    let never: Vec<_> = all.difference(&stages).collect();
+    assert!(never.is_empty(), "{never:?}");
+    println!("{by_itself} merged by themselves, {told} instructions over");
+    assert!(by_itself > 10 && told > 5, "{by_itself} {told}");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     /// Whatever agents hand in and whoever steps in: every job ends or says for whom it
     /// waits, and nothing goes to the target that should not.
     #[test]
     fn every_job_ends_whoever_steps_in(seed in any::<u64>(), turns in 0usize..300) {
-        let mut world = world(seed);
-        for _ in 0..turns {
-            match world.dice.roll(12) {
-                0 => {
-                    if let Some(command) = order(&mut world) {
-                        world.journal(by_ann(command));
-                    }
-                }
-                1 if world.dice.roll(4) == 0 => user_commits(&mut world),
-                _ => {
-                    let actions: Vec<Action> = world.plan();
-                    match pick(&mut world, actions) {
-                        Some(action) => world.perform(action),
-                        None => world.wait(),
-                    }
-                }
-            }
-        }
-        world.until_idle();
-        world.assert_told();
-        world.assert_replay();
+        play(seed, turns, |_| {}).assert_replay();
     }
 }

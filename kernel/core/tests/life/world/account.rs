@@ -2,12 +2,13 @@
 
 use factory_core::{
     config,
-    event::Event,
+    event::{Event, MergeResult},
     grant::Role,
     ids::{IssueNo, Oid, RunId},
+    inbox::{EngineExit, InboxEntry},
     model::{EffectKind, Evidence, Holds, Issue, IssueState, Pr, PrState, Purpose, Run},
     quantity::Confidence,
-    report::ReviewVerdict,
+    report::{self, ReviewVerdict},
     state::{Delta, Put, State},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,24 +17,24 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Default)]
 pub struct Account {
     /// What reviews handed in.
-    pub reviews: BTreeMap<RunId, (ReviewVerdict, Confidence)>,
+    reviews: BTreeMap<RunId, (ReviewVerdict, Confidence)>,
+    /// Reviews that handed in something else last, or broke off.
+    void: BTreeSet<RunId>,
     /// Checks whose exit code said that they passed.
-    pub passed: BTreeSet<RunId>,
+    passed: BTreeSet<RunId>,
     /// The newest review of each commit that counted.
     of_commit: BTreeMap<Oid, (ReviewVerdict, Confidence)>,
     /// Commits whose checks passed.
     green: BTreeSet<Oid>,
     /// Merge commits with the tree of a head.
-    pub same_tree: BTreeMap<Oid, Oid>,
+    same_tree: BTreeMap<Oid, Oid>,
     closed: BTreeSet<IssueNo>,
 }
 
 impl Account {
     /// Holds a step against the laws; `state` is the one before it.
     pub fn take(&mut self, state: &State, delta: &Delta, event: &Event) {
-        if let Event::RunGranted { job, purpose, .. } = event {
-            may_begin(state, *job, purpose);
-        }
+        self.heard(state, event);
         for put in delta.runs.values() {
             if let Put::Live(run) = put {
                 self.ended(state, run);
@@ -58,6 +59,57 @@ impl Account {
         }
     }
 
+    fn heard(&mut self, state: &State, event: &Event) {
+        match event {
+            Event::RunGranted { job, purpose, .. } => may_begin(state, *job, purpose),
+            Event::ContainerEnded {
+                run,
+                exit: Some(exit),
+            } if exit.code == 0 => {
+                self.passed.insert(*run);
+            }
+            Event::MergeMade {
+                pr,
+                result:
+                    MergeResult::Clean {
+                        merge,
+                        tree_is_heads: true,
+                        ..
+                    },
+                ..
+            } => {
+                let head = state.prs[pr].head.clone();
+                self.same_tree.insert(merge.clone(), head);
+            }
+            Event::Inbox { run, entries } => {
+                for (_, entry) in entries {
+                    self.said(*run, entry);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn said(&mut self, run: RunId, entry: &InboxEntry) {
+        match entry {
+            InboxEntry::Report { json } => match report::outgoing_review(json) {
+                Some(review) => {
+                    let said = (review.verdict, review.confidence);
+                    self.reviews.insert(run, said);
+                }
+                None => {
+                    self.reviews.remove(&run);
+                }
+            },
+            InboxEntry::End(end)
+                if end.report_problem.is_some() || end.exit != EngineExit::Code(0) =>
+            {
+                self.void.insert(run);
+            }
+            _ => {}
+        }
+    }
+
     fn ended(&mut self, state: &State, run: &Run) {
         let was_open = state.runs.get(&run.id).is_some_and(Run::is_open);
         if !was_open || run.is_open() || !ended_well(run) {
@@ -67,6 +119,7 @@ impl Account {
         match run.grant.role {
             Role::Review => {
                 let said = self.reviews.get(&run.id);
+                let said = said.filter(|_| !self.void.contains(&run.id));
                 let said = said.unwrap_or_else(|| panic!("{} said nothing", run.id));
                 self.of_commit.insert(start, *said);
             }

@@ -168,9 +168,6 @@ impl World {
                 None => {
                     let made = (self.oid(), self.dice.roll(2) == 0);
                     self.merges.insert(of, made.clone());
-                    if made.1 {
-                        self.account.same_tree.insert(made.0.clone(), head.clone());
-                    }
                     made
                 }
             };
