@@ -79,8 +79,7 @@ pub(super) fn another_round(
         let rounds = job.rounds;
         let why = format!("{rounds} of {limit} rounds are used up. The last one: {feedback}");
         let draft = postmortem(&tx.issue(job.issue)?, &job, &feedback);
-        tx.comment(job.issue, FACTORY, draft)?;
-        return needs_human(tx, job, &why);
+        return to_human(tx, job, &why, Some(&draft));
     }
     if tx.has_nothing_left(&job, &Purpose::Code) {
         let why = format!("{} The last run: {feedback}", out_of_money(tx, &job));
@@ -211,7 +210,31 @@ pub(super) fn compared(
 /// A person must look: label, the whole story as a comment, pull request back at its gate.
 /// Reason and story quote what runs wrote and printed. The first line of the reason is a
 /// sentence, and what follows it is shown as it is.
-pub(super) fn needs_human(tx: &mut Tx<'_>, mut job: Job, why: &str) -> Result<String, Refusal> {
+pub(super) fn needs_human(tx: &mut Tx<'_>, job: Job, why: &str) -> Result<String, Refusal> {
+    to_human(tx, job, why, None)
+}
+
+/// Longest part of an issue's body in the draft of a postmortem, in bytes.
+const WANTED_LIMIT: usize = 2000;
+
+/// The draft of a postmortem on work that did not converge, which people finish.
+fn postmortem(issue: &Issue, job: &Job, feedback: &str) -> String {
+    let wanted = text::trimmed(issue.body.trim(), WANTED_LIMIT);
+    let story: String = job.story.iter().map(|line| format!("- {line}\n")).collect();
+    let last = feedback.lines().next().unwrap_or_default();
+    format!(
+        "# Issue {}: {}\n\n**What was wanted.** {wanted}\n\n**What happened.**\n\n{story}\n**What did not converge.** {last}\n\n**What we learn:**\n\n**Principle or prohibition:**\n",
+        issue.number, issue.title
+    )
+}
+
+/// As [`needs_human`]; what people can finish stands at the end of the comment.
+fn to_human(
+    tx: &mut Tx<'_>,
+    mut job: Job,
+    why: &str,
+    draft: Option<&str>,
+) -> Result<String, Refusal> {
     let (reason, output) = why.split_once('\n').unwrap_or((why, ""));
     let mut comment = format!("This needs a person. {}\n", outgoing_text(reason));
     if !output.trim().is_empty() {
@@ -235,6 +258,12 @@ pub(super) fn needs_human(tx: &mut Tx<'_>, mut job: Job, why: &str) -> Result<St
         "\n{place}`factory issue approve {}` {again}; comments on this issue are read by the next run.\n",
         job.issue
     ));
+    if let Some(draft) = draft {
+        comment.push_str(&format!(
+            "\nThe draft of a postmortem, to be finished and put into `postmortems/`:\n\n{}",
+            outgoing_output(draft)
+        ));
+    }
     tx.comment(job.issue, FACTORY, comment)?;
     let mut issue = tx.issue(job.issue)?;
     label(&mut issue, NEEDS_HUMAN);

@@ -63,6 +63,22 @@ fn what_runs_wrote_tells_nobody_and_holds_no_secret() {
         "{comment}"
     );
     assert!(note.contains("`@ann`"), "{note}");
+    // The draft of a postmortem is whole, and cannot end its fence either.
+    let (_, draft) = comment.split_once("into `postmortems/`:\n\n").unwrap();
+    let parts = [
+        "# Issue 1: One\n",
+        "**What was wanted.** body",
+        "**What happened.**\n\n- tier medium",
+        "**What did not converge.** Your work breaks rules of the target branch",
+        "**What we learn:**\n",
+        "**Principle or prohibition:**\n````\n",
+    ];
+    let at: Vec<Option<usize>> = parts.iter().map(|part| draft.find(part)).collect();
+    assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{draft}");
+    assert!(
+        draft.starts_with("````text\n") && draft.ends_with("\n````\n"),
+        "{draft}"
+    );
     assert!(
         comment.contains("`factory issue approve 1` tries again"),
         "{comment}"
