@@ -202,3 +202,233 @@ fn of_history(change: Option<&Change>, history: &History) -> Evidence {
     };
     piece(Fact::History, holds, why)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::RunId, model::BaseChecked, quantity::Confidence};
+
+    fn oid(digit: char) -> Oid {
+        digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    fn run() -> RunId {
+        "r1-2".parse().unwrap()
+    }
+
+    fn config() -> Config {
+        Config {
+            checks: vec!["make test".to_owned()],
+            ..Config::default()
+        }
+    }
+
+    /// All that is known of a good one.
+    struct All {
+        config: Config,
+        head: Oid,
+        change: Option<Change>,
+        checked: Option<Checked>,
+        review: Option<Review>,
+        route: Option<Route>,
+        history: History,
+    }
+
+    impl All {
+        fn good() -> Self {
+            Self {
+                config: config(),
+                head: oid('a'),
+                change: Some(Change {
+                    files: 30,
+                    lines: 400,
+                    places: vec!["src".to_owned()],
+                    with_base_tests: None,
+                }),
+                checked: Some(Checked {
+                    commit: oid('a'),
+                    run: run(),
+                    flaky: false,
+                    with_base_tests: None,
+                }),
+                review: Some(Review {
+                    commit: oid('a'),
+                    run: run(),
+                    verdict: ReviewVerdict::Approve,
+                    confidence: Confidence(900),
+                    summary: "Good.".to_owned(),
+                }),
+                route: None,
+                history: History::default(),
+            }
+        }
+
+        fn judged(&self) -> Vec<Evidence> {
+            let known = Known {
+                head: &self.head,
+                change: self.change.as_ref(),
+                checked: self.checked.as_ref(),
+                review: self.review.as_ref(),
+                route: self.route.as_ref(),
+            };
+            judge(&self.config, &known, &self.history)
+        }
+    }
+
+    /// What is said of one fact once something was changed, all others being as they were.
+    fn said(fact: Fact, change: impl FnOnce(&mut All)) -> (Option<Holds>, String) {
+        let mut all = All::good();
+        change(&mut all);
+        let judged = all.judged();
+        let others = judged.iter().filter(|piece| piece.fact != fact);
+        let against: Vec<&Evidence> = others.filter(|piece| piece.holds == Holds::No).collect();
+        assert!(against.is_empty(), "{fact:?}: {against:?}");
+        let piece = judged.iter().find(|piece| piece.fact == fact);
+        assert_eq!(
+            nothing_against(&judged),
+            piece.is_none_or(|piece| piece.holds != Holds::No)
+        );
+        let why = piece.map_or(String::new(), |piece| piece.why.clone());
+        (piece.map(|piece| piece.holds), why)
+    }
+
+    const YES: Option<Holds> = Some(Holds::Yes);
+    const NO: Option<Holds> = Some(Holds::No);
+
+    #[test]
+    fn nothing_speaks_against_a_good_one_and_the_merge_commit_is_open() {
+        let judged = All::good().judged();
+        assert!(nothing_against(&judged) && against(&judged).is_empty());
+        let open = judged.iter().filter(|piece| piece.holds == Holds::Open);
+        let open: Vec<Fact> = open.map(|piece| piece.fact).collect();
+        assert_eq!(open, [Fact::Rules, Fact::Merged]);
+    }
+
+    #[test]
+    fn checks_count_for_the_commit_that_they_ran_on() {
+        let of = |change: fn(&mut All)| said(Fact::Checks, change);
+        assert_eq!(of(|_| {}).0, YES);
+        let (holds, why) = of(|all| all.checked.as_mut().unwrap().flaky = true);
+        assert!(holds == YES && why.contains("they are flaky"), "{why}");
+        let (holds, why) = of(|all| all.checked.as_mut().unwrap().commit = oid('b'));
+        assert!(holds == NO && why.contains("not on the head"), "{why}");
+        assert_eq!(of(|all| all.checked = None).0, NO);
+        assert_eq!(of(|all| all.config.checks.clear()).0, NO);
+    }
+
+    #[test]
+    fn changed_tests_have_to_pass_with_those_of_the_target() {
+        let of = |failed: Option<Option<&str>>, commit: char| {
+            said(Fact::BaseTests, |all| {
+                all.change.as_mut().unwrap().with_base_tests = Some(oid(commit));
+                all.checked.as_mut().unwrap().with_base_tests = failed.map(|failed| BaseChecked {
+                    run: run(),
+                    failed: failed.map(str::to_owned),
+                });
+            })
+        };
+        assert_eq!(said(Fact::BaseTests, |_| {}).0, None, "it changes none");
+        assert_eq!(of(Some(None), 'c').0, YES);
+        let (holds, why) = of(Some(Some("1 failed")), 'c');
+        assert!(holds == NO && why.contains("fails with those"), "{why}");
+        let (holds, why) = of(None, 'c');
+        assert!(holds == NO && why.contains("was not checked"), "{why}");
+    }
+
+    #[test]
+    fn a_review_counts_for_its_commit_and_only_where_it_is_sure() {
+        let of = |change: fn(&mut All)| said(Fact::Review, change);
+        let set = |verdict, confidence| {
+            said(Fact::Review, |all| {
+                let review = all.review.as_mut().unwrap();
+                (review.verdict, review.confidence) = (verdict, Confidence(confidence));
+            })
+        };
+        assert_eq!(set(ReviewVerdict::Approve, 900).0, YES);
+        let (holds, why) = set(ReviewVerdict::Approve, 899);
+        assert!(holds == NO && why.contains("at least 0.9"), "{why}");
+        assert_eq!(set(ReviewVerdict::RequestChanges, 1000).0, NO);
+        assert_eq!(set(ReviewVerdict::Reject, 1000).0, NO);
+        let (holds, why) = of(|all| all.review.as_mut().unwrap().commit = oid('b'));
+        assert!(holds == NO && why.contains("not at the head"), "{why}");
+        let (holds, why) = of(|all| all.review = None);
+        assert!(holds == NO && why == "nobody reviewed it", "{why}");
+        let (holds, why) = of(|all| {
+            all.review = None;
+            all.config.auto_merge.review = false;
+        });
+        assert!(holds == YES && why.contains("not needed"), "{why}");
+        // Not needed is not the same as not heard.
+        let asked = of(|all| {
+            all.review.as_mut().unwrap().verdict = ReviewVerdict::RequestChanges;
+            all.config.auto_merge.review = false;
+        });
+        assert_eq!(asked.0, NO);
+    }
+
+    #[test]
+    fn size_is_bounded_in_lines_and_in_files() {
+        let of = |lines, files| {
+            said(Fact::Size, |all| {
+                let change = all.change.as_mut().unwrap();
+                (change.lines, change.files) = (lines, files);
+            })
+        };
+        assert_eq!(of(400, 30).0, YES);
+        assert_eq!(of(401, 30).0, NO);
+        let (holds, why) = of(1, 31);
+        assert!(
+            holds == NO && why == "1 lines in 31 files; at most 400 in 30",
+            "{why}"
+        );
+        assert_eq!(said(Fact::Size, |all| all.change = None).0, NO);
+    }
+
+    #[test]
+    fn a_place_where_work_failed_often_is_a_persons() {
+        let of = |merged, failed| {
+            said(Fact::History, |all| {
+                let went = Went {
+                    merged,
+                    rounds: 9,
+                    failed,
+                };
+                all.history.add(&["src".to_owned()], went);
+            })
+        };
+        assert_eq!(
+            said(Fact::History, |_| {}).1,
+            "no job worked on these paths before"
+        );
+        assert_eq!(of(0, 1).0, YES, "once is not often");
+        assert_eq!(of(0, 2).0, NO);
+        assert_eq!(of(4, 2).0, NO);
+        let (holds, why) = of(5, 2);
+        assert!(holds == YES && why.contains("2 needed a person"), "{why}");
+    }
+
+    #[test]
+    fn the_tier_is_told_and_speaks_neither_way() {
+        let (holds, why) = said(Fact::Tier, |all| {
+            all.route = Some(Route {
+                tier: Complexity::High,
+                score: 12,
+                reasons: Vec::new(),
+            });
+        });
+        assert_eq!((holds, why.as_str()), (YES, "high (score 12)"));
+    }
+
+    #[test]
+    fn what_becomes_known_takes_the_place_of_what_was() {
+        let mut judged = All::good().judged();
+        let count = judged.len();
+        let no = |fact| piece(fact, Holds::No, "red".to_owned());
+        put(&mut judged, no(Fact::Merged));
+        assert_eq!(judged.len(), count);
+        assert_eq!(against(&judged), "merged result: red");
+        put(&mut judged, no(Fact::BaseTests));
+        assert_eq!(judged.len(), count + 1);
+        assert_eq!(against(&judged), "merged result: red; base tests: red");
+    }
+}

@@ -74,3 +74,53 @@ impl History {
         sum
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn went(merged: u32, rounds: u32, failed: u32) -> Went {
+        Went {
+            merged,
+            rounds,
+            failed,
+        }
+    }
+
+    fn places(of: &[&str]) -> Vec<String> {
+        of.iter().map(|&place| place.to_owned()).collect()
+    }
+
+    #[test]
+    fn what_came_of_a_place_adds_up_and_counts_once_for_many_paths() {
+        let mut history = History::default();
+        assert!(history.is_empty());
+        history.add(&places(&["src", "src/a"]), went(1, 2, 0));
+        history.add(&places(&["src/a"]), went(0, 0, 1));
+        assert_eq!(history.of(["src/a"]), went(1, 2, 1));
+        // The longest part that is known, and each of these once.
+        assert_eq!(
+            history.of(["src/a/b/c.rs", "src/a/d.rs", "src/a/"]),
+            went(1, 2, 1)
+        );
+        assert_eq!(history.of(["src/other.rs"]), went(1, 2, 0));
+        assert_eq!(history.of(["src/a/b.rs", "src/other.rs"]), went(2, 4, 1));
+        // Part of a name is no part of a path.
+        assert_eq!(history.of(["src-gen/a", "docs"]), Went::default());
+        let text = serde_saphyr::to_string(&history).unwrap();
+        assert_eq!(serde_saphyr::from_str::<History>(&text).unwrap(), history);
+    }
+
+    #[test]
+    fn of_too_many_places_the_least_worked_on_go() {
+        let mut history = History::default();
+        history.add(&places(&["old"]), went(2, 2, 0));
+        history.add(&places(&["rare"]), went(1, 1, 0));
+        for n in 0..MOST_PLACES - 1 {
+            history.add(&[format!("p{n}")], went(1, 1, 1));
+        }
+        assert_eq!(history.of(["old"]).merged, 2);
+        assert_eq!(history.of(["rare"]), Went::default());
+        assert_eq!(history.places.len(), MOST_PLACES);
+    }
+}
