@@ -18,6 +18,7 @@ mod moved;
 mod pipeline;
 mod queue;
 mod rules;
+mod scripted;
 mod share;
 mod sim;
 mod untrusted;

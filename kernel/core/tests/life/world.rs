@@ -59,6 +59,8 @@ pub struct World {
     granted: BTreeSet<RunId>,
     /// What agents report, one after the other.
     pub reports: fn(RunId, &mut Dice) -> Vec<String>,
+    /// What every commit changes, where nothing goes wrong.
+    pub every_change: Change,
     /// What commits change.
     known: BTreeMap<Oid, Change>,
     pub filed: Filed,
@@ -88,6 +90,12 @@ impl World {
             merges: BTreeMap::new(),
             granted: BTreeSet::new(),
             reports: |_, _| Vec::new(),
+            every_change: Change {
+                files: 1,
+                lines: 10,
+                places: vec!["src".to_owned(), "src/a".to_owned()],
+                with_base_tests: None,
+            },
             known: BTreeMap::new(),
             filed: Filed::default(),
             account: Account::default(),

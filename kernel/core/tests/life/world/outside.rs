@@ -95,12 +95,7 @@ impl World {
         if let Some(change) = self.known.get(commit) {
             return change.clone();
         }
-        let mut change = Change {
-            files: 1,
-            lines: 10,
-            places: vec!["src".to_owned(), "src/a".to_owned()],
-            with_base_tests: None,
-        };
+        let mut change = self.every_change.clone();
         if self.trouble {
             if self.dice.roll(8) == 0 {
                 change.lines = 5000;
