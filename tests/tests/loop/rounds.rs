@@ -57,7 +57,7 @@ fn rounds_used_up_need_a_human_who_reads_the_story() {
     lab.scripted(agent, "rounds: 2\nchecks: [\"echo IT IS RED; false\"]\n");
     lab.approved("Impossible", "");
     let story = given_up(&lab);
-    for said in ["r1-1", "r1-2", "r1-3", "r1-4", "IT IS RED"] {
+    for said in ["r1-1", "r1-2", "r1-3", "r1-4", "r1-5", "r1-6", "IT IS RED"] {
         assert!(story.contains(said), "no `{said}` in {story}");
     }
     // The work so far is the user's to look at.
@@ -67,7 +67,7 @@ fn rounds_used_up_need_a_human_who_reads_the_story() {
     // Approved again, it gets all its rounds again.
     lab.ok(&["issue", "approve", "1"]);
     assert_eq!(lab.until_idle().code, 10);
-    assert_eq!(lab.state().issues.values().next().unwrap().runs, 8);
+    assert_eq!(lab.state().issues.values().next().unwrap().runs, 12);
 }
 
 #[test]

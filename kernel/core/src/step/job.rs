@@ -96,21 +96,6 @@ pub(super) fn another_round(
     Ok("queued".to_owned())
 }
 
-/// The beginning of a postmortem of a job that did not converge, for a person to go on with.
-fn postmortem(issue: &Issue, job: &Job, last: &str) -> String {
-    let story: String = job.story.iter().map(|line| format!("- {line}\n")).collect();
-    let last = last.lines().next().unwrap_or_default();
-    let draft = format!(
-        "# {}\n\n## What was wanted\n\n{}\n\n## What happened\n\n{story}\n## What did not converge\n\n{last}\n\n## What we learn\n\n## Principle or prohibition\n",
-        issue.title,
-        text::trimmed(&issue.body, 2000)
-    );
-    format!(
-        "The beginning of a postmortem, for `postmortems/`: what it says that every later agent should know is a person's to write.\n\n{}",
-        outgoing_output(&draft)
-    )
-}
-
 /// One tier up with new rounds, where `factory.yaml` says that a job may.
 fn goes_up(tx: &Tx<'_>, job: &mut Job) -> bool {
     let from = tier(job);
