@@ -19,7 +19,7 @@ git add -A; git commit -qm "Work"; git push -q
 const ALL_RUN: &str = "for f in main.sh extra.sh; do [ ! -e $f ] || sh $f || exit 1; done";
 
 fn library(reviewer: &str, rest: &str) -> factory_tests::Lab {
-    let checks = format!("checks: [\"{ALL_RUN}\"]\nslots: 2\n{rest}");
+    let checks = format!("checks: [\"{ALL_RUN}\"]\n{rest}");
     let lab = cast(RENAMES_OR_USES, &[("review", reviewer)], &checks);
     lab.write("lib.sh", "greet() { echo hello; }\n");
     lab.write("main.sh", ". ./lib.sh\ngreet\n");
@@ -29,7 +29,8 @@ fn library(reviewer: &str, rest: &str) -> factory_tests::Lab {
 
 #[test]
 fn what_is_green_alone_and_red_together_is_caught_by_the_queue() {
-    let lab = library(APPROVES, "");
+    // One after the other: so the first issue has the first pull request.
+    let lab = library(APPROVES, "slots: 1\n");
     lab.approved("Rename it", "");
     lab.approved("Use it", "");
     lab.until_idle_ok();
@@ -55,7 +56,7 @@ fn what_is_green_alone_and_red_together_is_caught_by_the_queue() {
 /// a single round: nothing red gets through, and what cannot be mended is a person's.
 #[test]
 fn in_another_order_with_one_round_the_target_is_never_red_and_nothing_goes_unreviewed() {
-    let lab = library(APPROVES, &format!("{AUTO}rounds: 1\n"));
+    let lab = library(APPROVES, &format!("{AUTO}slots: 2\nrounds: 1\n"));
     let titles = ["Rename it", "Use it"];
     for title in titles {
         lab.ok(&["issue", "new", "--title", title]);
@@ -89,7 +90,7 @@ git add -A; git commit -qm "Word"; git push -q
     let lab = cast(
         coder,
         &[("review", APPROVES)],
-        "checks: [\"test -s words.txt\"]\nslots: 2\n",
+        "checks: [\"test -s words.txt\"]\nslots: 1\n",
     );
     lab.approved("One", "");
     lab.approved("Two", "");
