@@ -109,6 +109,15 @@ impl State {
         prs.any(|pr| pr.state.is_merging() && !self.is_held(pr))
     }
 
+    /// With how many open pull requests this one conflicts, as far as anybody looked: each
+    /// looked when it opened, at those that were open then.
+    fn conflicts_of(&self, pr: &Pr) -> usize {
+        let names = |one: &Pr, other: PrNo| one.conflicts.iter().any(|c| c.pr == other);
+        let others = self.prs.values().filter(|other| other.number != pr.number);
+        let conflicting = others.filter(|o| names(pr, o.number) || names(o, pr.number));
+        conflicting.count()
+    }
+
     /// True where a person holds a pull request back that waits for its turn to be merged.
     /// One that is being tested goes on: others wait behind it.
     fn is_held(&self, pr: &Pr) -> bool {
@@ -263,7 +272,8 @@ fn is_wanted(state: &State, id: RunId, purpose: &Purpose) -> bool {
     }
 }
 
-/// Merging is a queue: one pull request at a time, the one approved first.
+/// Merging is a queue: one pull request at a time. What stands in the way of the fewest goes
+/// first, then the one approved first: so the fewest have to be worked on again.
 fn merges(state: &State, actions: &mut Vec<Action>) {
     let busy = state.prs.values().any(|pr| {
         matches!(
@@ -278,11 +288,13 @@ fn merges(state: &State, actions: &mut Vec<Action>) {
         .prs
         .values()
         .filter_map(|pr| match &pr.state {
-            PrState::Queued { at, .. } if !state.is_held(pr) => Some((*at, pr.number)),
+            PrState::Queued { at, .. } if !state.is_held(pr) => {
+                Some((state.conflicts_of(pr), *at, pr.number))
+            }
             _ => None,
         })
         .min();
-    actions.extend(next.map(|(_, pr)| Action::Merge(pr)));
+    actions.extend(next.map(|(.., pr)| Action::Merge(pr)));
 }
 
 /// Gates that `factory.yaml` opens by itself.
@@ -309,5 +321,61 @@ fn gates(state: &State, actions: &mut Vec<Action>) {
                 && pr.checked.as_ref().is_some_and(|c| c.commit == pr.head)
         });
         actions.extend(ready.map(|pr| open(Command::MergePr(pr.number))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::Oid, model::Conflict};
+
+    fn queued(number: u64, at: Seconds, conflicts: &[u64]) -> Pr {
+        let conflict = |pr: &u64| Conflict {
+            pr: PrNo(*pr),
+            files: "a.txt".to_owned(),
+        };
+        Pr {
+            number: PrNo(number),
+            issue: IssueNo(number),
+            title: String::new(),
+            branch: String::new(),
+            head: Oid::zero(),
+            state: PrState::Queued {
+                by: "ann".to_owned(),
+                at,
+            },
+            checked: None,
+            review: None,
+            evidence: Vec::new(),
+            labels: Vec::new(),
+            conflicts: conflicts.iter().map(conflict).collect(),
+            created: 0,
+            note: None,
+            body: String::new(),
+        }
+    }
+
+    fn first(prs: &[Pr]) -> PrNo {
+        let mut state = State::new("repository".to_owned(), "main".to_owned());
+        state.prs = prs.iter().map(|pr| (pr.number, pr.clone())).collect();
+        let actions = plan(&state, &Observed::default(), Now(100));
+        let merge = actions.into_iter().find_map(|action| match action {
+            Action::Merge(pr) => Some(pr),
+            _ => None,
+        });
+        merge.unwrap()
+    }
+
+    #[test]
+    fn what_conflicts_with_the_fewest_is_merged_first_and_then_what_was_approved_first() {
+        // The first one is in the way of both others, which looked when they opened.
+        let prs = [queued(1, 10, &[]), queued(2, 30, &[1]), queued(3, 20, &[1])];
+        assert_eq!(first(&prs), PrNo(3));
+        // Without them it is a matter of time.
+        let prs = [queued(1, 10, &[]), queued(2, 30, &[]), queued(3, 20, &[])];
+        assert_eq!(first(&prs), PrNo(1));
+        // What it conflicted with is merged: nobody is in its way.
+        let prs = [queued(4, 10, &[2]), queued(5, 5, &[]), queued(6, 1, &[5])];
+        assert_eq!(first(&prs), PrNo(4));
     }
 }

@@ -37,6 +37,12 @@ pub struct IssueView {
     pub stage: Option<&'static str>,
     /// Its pull request.
     pub pr: Option<u64>,
+    /// The instruction that it is a part of.
+    pub parent: Option<u64>,
+    /// The issues that it became.
+    pub children: Vec<u64>,
+    /// What must be true when it is done.
+    pub acceptance: Vec<String>,
     /// What is asked for; Markdown.
     pub body: String,
     /// Oldest first; only in `show`.
@@ -95,6 +101,8 @@ pub struct Whole {
     live: bool,
     runs: Vec<Run>,
     drafts: DraftsView,
+    /// A line for each issue that it became.
+    parts: Vec<String>,
 }
 
 impl Whole {
@@ -108,6 +116,7 @@ impl Whole {
                 None => return Ok(None),
             },
         };
+        let parts = parts(factory, &issue)?;
         let live = state.jobs.get(&number).cloned();
         let mut runs = archive::runs_of(factory, number)?;
         runs.extend(
@@ -128,6 +137,7 @@ impl Whole {
             },
             runs,
             drafts: DraftsView::of(state, Some(number), clock::now()),
+            parts,
         }))
     }
 
@@ -188,13 +198,26 @@ impl Whole {
             });
             field("touches", &paths.collect::<Vec<_>>().join(", "));
         }
-        if let Some(job) = &self.job {
+        if let Some(parent) = issue.parent {
+            field(
+                "part of",
+                &format!("#{parent} (`factory issue show {parent}`)"),
+            );
+        }
+        if let Some(job) = self.job.as_ref().filter(|job| !job.branch.is_empty()) {
             field("branch", &job.branch);
             if let Some(pr) = job.pr {
                 field("pr", &format!("{pr} (`factory pr show {pr}`)"));
             }
         }
         section(&mut out, "What is asked for:", &issue.body);
+        let points: Vec<String> = issue.acceptance.iter().map(|p| line(p)).collect();
+        section(
+            &mut out,
+            "What must be true when it is done:",
+            &points.join("\n"),
+        );
+        section(&mut out, "Its issues:", &self.parts.join("\n"));
         if let Some(job) = &self.job {
             let story: Vec<String> = job.story.iter().map(|l| line(l)).collect();
             section(&mut out, "What happened so far:", &story.join("\n"));
@@ -250,12 +273,35 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         created: stamp(issue.created),
         stage: job.map(|job| job.stage().kind().as_str()),
         pr: pr.or(job.and_then(|job| job.pr)).map(|pr| pr.0),
+        parent: issue.parent.map(|parent| parent.0),
+        children: issue
+            .instruction
+            .iter()
+            .flat_map(|i| i.children.iter().map(|child| child.0))
+            .collect(),
+        acceptance: issue.acceptance.clone(),
         body: issue.body.clone(),
         comments: None,
         drafts: None,
         job: None,
         runs: None,
     }
+}
+
+/// A line for each issue that an instruction became.
+fn parts(factory: &Factory, issue: &Issue) -> Result<Vec<String>, Failure> {
+    let children = issue.instruction.iter().flat_map(|i| &i.children);
+    let mut lines = Vec::new();
+    for number in children {
+        let child = match factory.state.issues.get(number) {
+            Some(child) => Some(child.clone()),
+            None => archive::issue(factory, *number)?,
+        };
+        let Some(child) = child else { continue };
+        let stands = word(&child, factory.state.jobs.get(number));
+        lines.push(format!("#{number}  {stands}  {}", line(&child.title)));
+    }
+    Ok(lines)
 }
 
 /// Where an issue stands, for a column of a table.
