@@ -321,5 +321,11 @@ mod tests {
         );
         let out: ReviewReport = super::outgoing(&json.unwrap()).unwrap();
         assert!(!out.summary.contains(" @ann"), "{}", out.summary);
+        let json = validate(
+            Role::Review,
+            br#"{"verdict": "reject", "confidence": 1, "summary": "x", "comments": [{"path": "a", "severity": "note", "rule": "@ann", "text": "y"}]}"#,
+        );
+        let out: ReviewReport = super::outgoing(&json.unwrap()).unwrap();
+        assert!(!out.text().contains("(@ann)"), "{}", out.text());
     }
 }

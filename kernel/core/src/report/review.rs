@@ -137,7 +137,9 @@ impl Reading for ReviewReport {
     }
 
     fn prose_mut(&mut self) -> Vec<&mut String> {
-        let comments = self.comments.iter_mut().map(|comment| &mut comment.text);
+        let comments = self.comments.iter_mut();
+        let comments =
+            comments.flat_map(|comment| comment.rule.iter_mut().chain([&mut comment.text]));
         std::iter::once(&mut self.summary).chain(comments).collect()
     }
 
