@@ -31,8 +31,9 @@ impl PlanReport {
             .map(|(n, step)| format!("{}. {step}\n", n + 1))
             .collect();
         out.push_str(&format!("\n{steps}"));
+        let paths: Vec<String> = self.paths.iter().map(|path| format!("`{path}`")).collect();
         for (heading, lines) in [
-            ("Paths", &self.paths),
+            ("Paths", &paths),
             ("Tests", &self.tests),
             ("Risks", &self.risks),
         ] {

@@ -106,7 +106,7 @@ pub(super) fn outgoing<T: Reading>(json: &str) -> Option<T> {
     Some(report)
 }
 
-/// True for a path that stays in the repository.
+/// True for a path that stays in the repository, and that can be shown.
 fn is_within(path: &str) -> bool {
     !path.trim().is_empty() && !path.starts_with('/') && !path.split('/').any(|part| part == "..")
 }

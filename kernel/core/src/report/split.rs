@@ -49,6 +49,7 @@ impl Reading for SplitReport {
             texts.push((place("body"), &issue.body, Kind::Prose));
             texts.extend(each(&place("acceptance"), &issue.acceptance, Kind::Line));
             texts.extend(each(&place("paths"), &issue.paths, Kind::Path));
+            texts.extend(each(&place("depends_on"), &issue.depends_on, Kind::Key));
         }
         texts
     }
@@ -90,7 +91,6 @@ impl Reading for SplitReport {
                 .find(|on| !keys.contains(&on.as_str()));
             if let Some(on) = late {
                 let known = self.issues.iter().any(|issue| issue.key == *on);
-                let on: String = on.chars().take(40).collect();
                 return Some(match known {
                     true => format!(
                         "`{}` names `{on}`, which does not come before `{}`: put issues after those that they depend on, and break circles",

@@ -63,6 +63,8 @@ fn split(world: &mut World, run: &Run) -> serde_json::Value {
             true => world.state.issues.values().next(),
             false => None,
         };
+        // No two of a report may have the same.
+        let open = open.filter(|_| n == 0);
         let title = open.map_or(format!("Part {n} of {}", run.id), |open| open.title.clone());
         let complexity = ["low", "medium", "high"][world.dice.roll(3) as usize];
         issues.push(json!({

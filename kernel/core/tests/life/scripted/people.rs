@@ -158,8 +158,7 @@ fn what_is_open_already_is_not_filed_again() {
     let parts = [
         part("a", " ONE ", &[]),
         part("b", "Measure", &["a"]),
-        part("c", "measure", &["b"]),
-        part("d", "Make it fast", &["c"]),
+        part("d", "Make it fast", &["b"]),
     ];
     splits(&mut world, &parts);
     let instruction = world.state.issues[&WHOLE].instruction.clone().unwrap();
@@ -168,10 +167,7 @@ fn what_is_open_already_is_not_filed_again() {
     assert_eq!(world.state.issues[&IssueNo(3)].depends_on, [ONE]);
     assert_eq!(world.state.issues[&IssueNo(4)].depends_on, [IssueNo(3)]);
     let told = last_comment(&world, WHOLE);
-    assert!(
-        told.contains("#1 is open already") && told.contains("#3 is open already"),
-        "{told}"
-    );
+    assert!(told.contains("#1 is open already"), "{told}");
     assert!(
         told.contains("`factory issue approve 2` approves them all"),
         "{told}"
