@@ -205,7 +205,7 @@ pub enum Issue {
     Label {
         /// Its number.
         number: String,
-        /// A label to put on; a priority takes the place of another.
+        /// A label to put on; a priority takes the place of another, as does a complexity.
         #[arg(long, value_name = "LABEL", required_unless_present = "remove")]
         add: Vec<String>,
         /// A label to take off.

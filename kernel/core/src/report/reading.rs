@@ -108,7 +108,9 @@ pub(super) fn outgoing<T: Reading>(json: &str) -> Option<T> {
 
 /// True for a path that stays in the repository, and that can be shown.
 fn is_within(path: &str) -> bool {
-    !path.trim().is_empty() && !path.starts_with('/') && !path.split('/').any(|part| part == "..")
+    let leads_out = path.starts_with('/') || path.split('/').any(|part| part == "..");
+    // It is shown as code.
+    !path.trim().is_empty() && !path.contains('`') && !leads_out
 }
 
 fn is_key(key: &str) -> bool {

@@ -5,6 +5,7 @@ use crate::{
     event::Refusal,
     ids::IssueNo,
     model::{Issue, Job, NEEDS_HUMAN, REJECTED, Stage},
+    route::{self, Complexity},
     schedule::{PREFIX, Priority},
 };
 use std::collections::BTreeMap;
@@ -68,6 +69,14 @@ pub(super) fn add_labels(issue: &mut Issue, labels: &[String]) -> Result<(), Ref
                 return Err(refused(format!("gives no priority; known are {known}")));
             }
             issue.labels.retain(|there| !there.starts_with(PREFIX));
+        }
+        if label.starts_with(route::PREFIX) {
+            if Complexity::of_label(label).is_none() {
+                let known = Complexity::ALL.map(|tier| format!("{}{tier}", route::PREFIX));
+                let known = known.join(", ");
+                return Err(refused(format!("names no complexity; known are {known}")));
+            }
+            issue.labels.retain(|l| !l.starts_with(route::PREFIX));
         }
         job::label(issue, label);
     }

@@ -103,8 +103,7 @@ impl<'a> Tx<'a> {
 
     /// Routes an issue.
     pub(super) fn route(&mut self, issue: &Issue) -> Route {
-        let history = self.history().clone();
-        route(issue, &history, self.config())
+        route(issue, self.history())
     }
 
     /// How work went before, to be added to.

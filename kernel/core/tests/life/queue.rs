@@ -110,11 +110,18 @@ fn a_label_is_taken_or_refused_with_what_is_known() {
     };
     assert_eq!(label("ui priority/high", "").unwrap(), "priority/high ui");
     assert_eq!(label("", "ui").unwrap(), "priority/high");
+    let both = "complexity:low priority/high";
+    assert_eq!(label("complexity:high complexity:low", "").unwrap(), both);
     for (add, remove, says) in [
         (
             "priority/urgent",
             "",
             "known are priority/critical, priority/high",
+        ),
+        (
+            "complexity:huge",
+            "",
+            "known are complexity:low, complexity:medium",
         ),
         ("needs-human", "", "the factory's own"),
         ("", "rejected", "the factory's own"),
