@@ -21,6 +21,10 @@ const LONGEST_PLACE: usize = 100;
 const MOST_COMPARED: usize = 50;
 /// Longest patch that a review is handed, in bytes.
 pub const PATCH_LIMIT: usize = 1 << 20;
+/// Largest file whose lines are compared for a patch, in bytes: each takes git time and memory.
+const LARGE_FILE: usize = 16 << 20;
+/// Most files among which a patch looks for renamed ones that were changed too.
+const MOST_RENAMED: usize = 400;
 
 /// Measures what `commit` changes since it left `target`. Where that touches `tests`, makes
 /// the commit with the tests of where it left the target, and keeps both as `name`. The same
@@ -82,12 +86,11 @@ pub fn measure(
 
 /// The folder of a path, two levels deep at most, or the path where it lies at the top.
 fn place(path: &[u8]) -> Option<String> {
-    let path = std::str::from_utf8(path).ok()?;
-    let plain = path.len() <= LONGEST_PLACE * 8 && !path.chars().any(char::is_control);
-    let folders: Vec<&str> = path.split('/').collect();
+    let folders: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
     let depth = folders.len().saturating_sub(1).clamp(1, 2);
-    let place = folders.get(..depth)?.join("/");
-    (plain && place.len() <= LONGEST_PLACE).then_some(place)
+    let place = String::from_utf8(folders.get(..depth)?.join(&b'/')).ok()?;
+    let plain = place.len() <= LONGEST_PLACE && !place.chars().any(char::is_control);
+    plain.then_some(place)
 }
 
 /// Mode and object of each path of a commit that matches.
@@ -196,6 +199,8 @@ pub fn conflicts(
             "-z",
             "--name-only",
             "--no-messages",
+            // The target may have been made anew since one of them began.
+            "--allow-unrelated-histories",
         ];
         let call = door.git().call(args);
         let call = call.args([other.as_str(), head.as_str()]).accept(1);
@@ -215,11 +220,28 @@ pub fn conflicts(
 }
 
 /// What `commit` changes since it left `target`, as a patch; none where that is longer than
-/// [`PATCH_LIMIT`].
+/// [`PATCH_LIMIT`]. Of a file that is larger than [`LARGE_FILE`] it says only that it differs.
 pub fn patch(door: &DoorRepo, target: &Oid, commit: &Oid) -> Result<Option<String>, RepoError> {
     let base = door
         .merge_base(target, commit)?
         .unwrap_or_else(|| target.clone());
-    let patch = door.diff(&base, commit)?;
-    Ok((patch.len() <= PATCH_LIMIT).then_some(patch))
+    let large = format!("core.bigFileThreshold={LARGE_FILE}");
+    let renames = format!("-l{MOST_RENAMED}");
+    let call = door.git().call([
+        "-c",
+        &large,
+        "diff-tree",
+        "-r",
+        "-p",
+        "-M",
+        &renames,
+        "--no-ext-diff",
+        "--no-textconv",
+        base.as_str(),
+        commit.as_str(),
+    ]);
+    let patch = call
+        .run_up_to(PATCH_LIMIT)
+        .map_err(doing(format!("show what changed from {base} to {commit}")))?;
+    Ok(patch.map(|patch| String::from_utf8_lossy(&patch).into_owned()))
 }

@@ -3,7 +3,7 @@
 //! and nothing of the caller's `GIT_*` environment.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -309,6 +309,40 @@ impl GitCall {
         }
     }
 
+    /// Runs it to its end, or until it has printed more than `limit` bytes: then it is ended,
+    /// and there is none. It reads end of file on standard input.
+    pub fn run_up_to(self, limit: usize) -> Result<Option<Vec<u8>>, GitError> {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|source| self.not_run(source))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        // A second thread reads what it complains of, or it could wait on a full pipe.
+        let (printed, said) = std::thread::scope(|scope| {
+            let said = scope.spawn(move || read_all(stderr, u64::MAX));
+            let printed = read_all(stdout, limit as u64 + 1);
+            let is_whole = matches!(&printed, Ok(bytes) if bytes.len() <= limit);
+            let killed = if is_whole { Ok(()) } else { child.kill() };
+            let said = said.join().unwrap_or_else(|_| Ok(Vec::new()));
+            (killed.and(printed), said)
+        });
+        let status = child.wait().map_err(|source| self.not_run(source))?;
+        let printed = printed.map_err(|source| self.not_run(source))?;
+        if printed.len() > limit {
+            return Ok(None);
+        }
+        if status.success() {
+            return Ok(Some(printed));
+        }
+        Err(GitError::Failed {
+            args: self.shown_args(),
+            dir: self.git.dir.clone(),
+            status,
+            stderr: String::from_utf8_lossy(&said.unwrap_or_default())
+                .trim()
+                .to_owned(),
+        })
+    }
+
     /// Runs it and returns its output as text without trailing white space.
     pub fn text(self) -> Result<String, GitError> {
         Ok(self.run()?.text())
@@ -335,4 +369,13 @@ impl GitCall {
         let shown: Vec<_> = self.args.iter().map(|a| a.to_string_lossy()).collect();
         shown.join(" ")
     }
+}
+
+/// What a pipe gives, up to `limit` bytes; without one, nothing.
+fn read_all(pipe: Option<impl Read>, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(limit).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }

@@ -5,6 +5,7 @@
 
 mod advance;
 mod base;
+mod change;
 mod changes;
 mod door;
 mod fixture;
