@@ -11,7 +11,7 @@ use factory_core::{
 };
 use futures_util::future;
 use secrecy::{ExposeSecret, SecretString};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// What the lines about keys are called.
 const NAME: &str = "model key";
@@ -35,14 +35,25 @@ pub(super) async fn look_at_key(config: &Config, report: &mut Report) {
             return;
         }
     };
-    let Some((api, providers)) = config.providers() else {
+    let engines = config.engines();
+    let wanted: Vec<_> = engines
+        .iter()
+        .filter_map(|engine| config.providers_for(engine))
+        .flat_map(|(api, providers)| providers.into_iter().map(move |one| (api, one)))
+        .collect();
+    if wanted.is_empty() {
         report.ok(NAME, "none is needed for your own command");
         return;
-    };
+    }
     let mut found = Vec::new();
     let mut flaws = Vec::new();
-    for provider in &providers {
-        let name = &provider.key_env;
+    let mut looked_at = BTreeSet::new();
+    for (api, provider) in &wanted {
+        let (api, name) = (*api, &provider.key_env);
+        // Engines may share a key.
+        if !looked_at.insert((name.clone(), provider.base_url.clone())) {
+            continue;
+        }
         match keys::find(name, &file).await {
             Ok(Some((key, origin))) => {
                 flaws.extend(look_into_key(api.vendor(), provider, &key, origin));
@@ -115,12 +126,18 @@ fn flaw(value: &str) -> Option<&'static str> {
 
 /// Whether something answers where models are called; nothing where no model of ours is called.
 pub(super) async fn look_at_providers(config: &Config) -> Vec<Line> {
-    let Some((api, providers)) = config.providers() else {
-        return Vec::new();
-    };
-    let asked = providers
-        .iter()
-        .map(|provider| look_at_address(api, &provider.base_url));
+    let engines = config.engines();
+    // One API at one address is asked once, in the order in which it is used.
+    let mut asked: Vec<(WireApi, String)> = Vec::new();
+    for (api, providers) in engines.iter().filter_map(|e| config.providers_for(e)) {
+        for provider in providers {
+            let one = (api, provider.base_url);
+            if !asked.contains(&one) {
+                asked.push(one);
+            }
+        }
+    }
+    let asked = asked.iter().map(|(api, at)| look_at_address(*api, at));
     future::join_all(asked).await
 }
 
