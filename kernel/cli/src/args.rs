@@ -38,6 +38,9 @@ pub enum Command {
     Job(Job),
     /// What begins next, and for everything that waits the reason why.
     Plan(Json),
+    /// Agents: who does the work of each role, and with what words.
+    #[command(subcommand)]
+    Agent(Agent),
     /// Runs: who works and who worked.
     #[command(subcommand)]
     Run(Run),
@@ -316,6 +319,22 @@ pub enum Pr {
         #[arg(short, long, allow_hyphen_values = true)]
         reason: String,
     },
+}
+
+/// Commands for agents.
+#[derive(Debug, Subcommand)]
+pub enum Agent {
+    /// List who works: the target's own agents, and the built-in ones of all other roles.
+    List(Json),
+    /// Show an agent's file: a beginning for one of your own.
+    Show {
+        /// Its name, such as reviewer.
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Look at .factory/agents as it is here, committed or not; exit code 4 where anything is wrong.
+    Lint(Json),
 }
 
 /// Commands for runs.

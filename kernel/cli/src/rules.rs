@@ -2,6 +2,7 @@
 
 use crate::failure::{Class, Failure};
 use factory_core::{
+    agents::{AGENTS, Agents},
     brief::INTENT_DIRS,
     config::Config,
     ids::Oid,
@@ -76,6 +77,30 @@ pub fn intent_layer(
     commit: &Oid,
 ) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
     below(from, commit, &INTENT_DIRS)
+}
+
+/// The agents of a commit: its own, and the built-in ones of all other roles.
+///
+/// # Errors
+/// Of [`Class::Config`] where one cannot be read: no run is to be told to be another one then.
+pub fn agents(from: &impl Commits, commit: &Oid) -> Result<Agents, Failure> {
+    let files = below(from, commit, &[AGENTS])?;
+    Agents::read(&files).map_err(|wrong| {
+        let Some(first) = wrong.first() else {
+            return Failure::new(Class::Config, format!("{AGENTS} cannot be read"));
+        };
+        let what = format!(
+            "{} (commit {}): {}",
+            first.place(),
+            commit.short(),
+            first.what
+        );
+        let help = match wrong.len() {
+            1 => first.help.clone(),
+            all => format!("{}; `factory agent lint` names all {all}", first.help),
+        };
+        Failure::new(Class::Config, what).help(help)
+    })
 }
 
 fn below(

@@ -151,6 +151,7 @@ static PROTECTED: LazyLock<Globs> = LazyLock::new(|| {
         "AGENTS.md",
         "CLAUDE.md",
         ".claude/**",
+        ".factory/agents/**",
     ];
     Globs::new(globs).unwrap_or_default()
 });

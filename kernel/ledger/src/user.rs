@@ -81,7 +81,7 @@ struct Read(VecDeque<Files>);
 
 impl Read {
     /// Commits that are looked at by turns: the target, and what a run was briefed with,
-    /// each with its configuration, its base and its intent layer.
+    /// each with its configuration, its base, its agents and its intent layer.
     const MOST: usize = 8;
     /// Most bytes of one that is kept.
     const LARGEST: usize = 128 << 10;

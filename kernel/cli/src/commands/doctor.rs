@@ -20,6 +20,7 @@ use crate::{
     rules, views,
 };
 use factory_core::{
+    agents::AGENTS,
     config::{self, Config, EngineKind},
     ids::Oid,
     rules::PROHIBITIONS,
@@ -383,6 +384,9 @@ impl Repository {
                 let layer = rules.and_then(|_| rules::intent_layer(&self.user, &self.tip));
                 if let Err(failure) = layer {
                     report.lines.push(Line::failed(PROHIBITIONS, failure));
+                }
+                if let Err(failure) = rules::agents(&self.user, &self.tip) {
+                    report.lines.push(Line::failed(AGENTS, failure));
                 }
                 config
             }

@@ -114,6 +114,7 @@ pub fn prepare(cwd: &Path, options: &Start) -> Result<ExitCode, Failure> {
         let tip = factory.tip_of(target)?;
         rules::read(&factory.user, &tip, &config)?;
         rules::intent_layer(&factory.user, &tip)?;
+        rules::agents(&factory.user, &tip)?;
     }
     let wanted = all_wanted(&config, &factory.user, &factory.tip_of(target)?)?;
     on_this_thread(async {

@@ -1,5 +1,6 @@
 //! Commands: one file each.
 
+mod agent;
 mod demo;
 mod doctor;
 mod freeze;
@@ -48,6 +49,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Job(command) => job::run(&mut open(cwd)?, command),
         Command::Plan(json) => plan::run(&look(cwd)?, json.json),
+        Command::Agent(command) => agent::run(&cwd, command),
         Command::Run(command) => run::run(&look(cwd)?, command),
         Command::Status(json) => status::run(&look(cwd)?, json.json),
         Command::Log(options) => log::run(&look(cwd)?, options),

@@ -381,20 +381,28 @@ fn judge(
     }))
 }
 
-/// Why nothing could begin once this is merged: its rules or its intent layer cannot be read.
+/// Why nothing could begin once this is merged: its rules, its agents or its intent layer cannot
+/// be read.
 fn stops_all(
     repos: &Repos,
     config: &Config,
     target: &Oid,
     merge: &Oid,
 ) -> Result<Option<String>, Failure> {
+    // Where one cannot be read already, that is not this merge's doing.
+    let unless_wrong = |before: Result<(), Failure>| match before {
+        Err(wrong) if wrong.class() == Class::Config => Ok(false),
+        read => read.map(|()| true),
+    };
     let rules = rules::read(&repos.door, merge, config);
     let read = rules.and_then(|_| {
-        // Where it cannot be read already, that is not this merge's doing.
-        match rules::intent_layer(&repos.user, target) {
-            Err(wrong) if wrong.class() == Class::Config => Ok(()),
-            read => read.and_then(|_| rules::intent_layer(&repos.door, merge).map(drop)),
+        if unless_wrong(rules::intent_layer(&repos.user, target).map(drop))? {
+            rules::intent_layer(&repos.door, merge)?;
         }
+        if unless_wrong(rules::agents(&repos.user, target).map(drop))? {
+            rules::agents(&repos.door, merge)?;
+        }
+        Ok(())
     });
     match read {
         Ok(()) => Ok(None),

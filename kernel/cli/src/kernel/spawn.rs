@@ -10,7 +10,6 @@ use crate::{
     rules,
 };
 use factory_core::{
-    agents,
     brief::{self, AGENT_EMAIL, AGENT_NAME, INTENT_CHANGES_LIMIT},
     engine,
     event::{Event, GrantFacts},
@@ -113,6 +112,9 @@ pub fn grant<R: Runtime>(
         let read = tools.git(move |repos| {
             // Every run is told of it.
             rules::intent_layer(&repos.user, &commit)?;
+            if purpose.role().has_engine() {
+                rules::agents(&repos.user, &commit)?;
+            }
             if purpose == Purpose::Code {
                 // What it pushes is judged by them: without them nothing begins.
                 rules::read(&repos.user, &commit, &settings)?;
@@ -214,7 +216,9 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
             }
             _ => None,
         };
-        let system = brief::system(agents::builtin(run.grant.role), &intent);
+        let commit = run.intent.clone();
+        let agents = tools.git(move |repos| rules::agents(&repos.user, &commit));
+        let system = brief::system(agents.await?.text(run.grant.role), &intent);
         let files = RunFiles {
             run_yaml: serde_saphyr::to_string(&brief::run_file(&run, &issue.title, &system))
                 .map_err(|e| Failure::of(Class::Internal, e))?,

@@ -2,6 +2,7 @@
 //! what a kernel would journal is journalled by the test.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod agent;
 mod database;
 mod hostile;
 mod lab;

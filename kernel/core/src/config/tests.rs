@@ -428,6 +428,7 @@ fn what_decides_over_the_work_is_protected_by_default() {
         ("postmortems/0001-a.md", Some("postmortems/**")),
         ("docs/CLAUDE.md", Some("CLAUDE.md")),
         (".claude/settings.json", Some(".claude/**")),
+        (".factory/agents/judge.md", Some(".factory/agents/**")),
         ("src/a.rs", None),
     ] {
         assert_eq!(
