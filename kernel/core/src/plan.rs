@@ -109,15 +109,6 @@ impl State {
         prs.any(|pr| pr.state.is_merging() && !self.is_held(pr))
     }
 
-    /// With how many open pull requests this one conflicts, as far as anybody looked: each
-    /// looked when it opened, at those that were open then.
-    fn conflicts_of(&self, pr: &Pr) -> usize {
-        let names = |one: &Pr, other: PrNo| one.conflicts.iter().any(|c| c.pr == other);
-        let others = self.prs.values().filter(|other| other.number != pr.number);
-        let conflicting = others.filter(|o| names(pr, o.number) || names(o, pr.number));
-        conflicting.count()
-    }
-
     /// True where a person holds a pull request back that waits for its turn to be merged.
     /// One that is being tested goes on: others wait behind it.
     fn is_held(&self, pr: &Pr) -> bool {
@@ -272,8 +263,8 @@ fn is_wanted(state: &State, id: RunId, purpose: &Purpose) -> bool {
     }
 }
 
-/// Merging is a queue: one pull request at a time. What stands in the way of the fewest goes
-/// first, then the one approved first: so the fewest have to be worked on again.
+/// Merging is a queue, one pull request at a time: first the one that conflicts with the
+/// fewest other open ones, since each of those is worked on again; then the one approved first.
 fn merges(state: &State, actions: &mut Vec<Action>) {
     let busy = state.prs.values().any(|pr| {
         matches!(
@@ -289,12 +280,25 @@ fn merges(state: &State, actions: &mut Vec<Action>) {
         .values()
         .filter_map(|pr| match &pr.state {
             PrState::Queued { at, .. } if !state.is_held(pr) => {
-                Some((state.conflicts_of(pr), *at, pr.number))
+                Some((in_conflict(state, pr), *at, pr.number))
             }
             _ => None,
         })
         .min();
-    actions.extend(next.map(|(.., pr)| Action::Merge(pr)));
+    actions.extend(next.map(|(_, _, pr)| Action::Merge(pr)));
+}
+
+/// With how many other open pull requests one conflicts, whichever of the two was tried with
+/// the other.
+fn in_conflict(state: &State, pr: &Pr) -> usize {
+    let names = |one: &Pr, other: PrNo| one.conflicts.iter().any(|found| found.pr == other);
+    let others = state.prs.values().filter(|other| {
+        let is_over = matches!(other.state, PrState::Merged { .. } | PrState::Closed { .. });
+        other.number != pr.number && !is_over
+    });
+    others
+        .filter(|other| names(pr, other.number) || names(other, pr.number))
+        .count()
 }
 
 /// Gates that `factory.yaml` opens by itself.
@@ -329,7 +333,7 @@ mod tests {
     use super::*;
     use crate::{ids::Oid, model::Conflict};
 
-    fn queued(number: u64, at: Seconds, conflicts: &[u64]) -> Pr {
+    fn pr(number: u64, state: PrState, conflicts: &[u64]) -> Pr {
         let conflict = |pr: &u64| Conflict {
             pr: PrNo(*pr),
             files: "a.txt".to_owned(),
@@ -337,13 +341,10 @@ mod tests {
         Pr {
             number: PrNo(number),
             issue: IssueNo(number),
-            title: String::new(),
-            branch: String::new(),
+            title: "Work".to_owned(),
+            branch: format!("factory/{number}-work"),
             head: Oid::zero(),
-            state: PrState::Queued {
-                by: "ann".to_owned(),
-                at,
-            },
+            state,
             checked: None,
             review: None,
             evidence: Vec::new(),
@@ -355,27 +356,62 @@ mod tests {
         }
     }
 
-    fn first(prs: &[Pr]) -> PrNo {
-        let mut state = State::new("repository".to_owned(), "main".to_owned());
-        state.prs = prs.iter().map(|pr| (pr.number, pr.clone())).collect();
-        let actions = plan(&state, &Observed::default(), Now(100));
-        let merge = actions.into_iter().find_map(|action| match action {
-            Action::Merge(pr) => Some(pr),
-            _ => None,
-        });
-        merge.unwrap()
+    fn queued(at: i64) -> PrState {
+        PrState::Queued {
+            by: "Ann".to_owned(),
+            at,
+        }
+    }
+
+    fn next(prs: Vec<Pr>) -> Vec<Action> {
+        let mut state = State::new("repo".to_owned(), "main".to_owned());
+        state.prs = prs.into_iter().map(|pr| (pr.number, pr)).collect();
+        let mut actions = Vec::new();
+        merges(&state, &mut actions);
+        actions
+    }
+
+    fn merged() -> PrState {
+        PrState::Merged {
+            by: "Ann".to_owned(),
+            at: 1,
+            merge: Oid::zero(),
+        }
     }
 
     #[test]
-    fn what_conflicts_with_the_fewest_is_merged_first_and_then_what_was_approved_first() {
-        // The first one is in the way of both others, which looked when they opened.
-        let prs = [queued(1, 10, &[]), queued(2, 30, &[1]), queued(3, 20, &[1])];
-        assert_eq!(first(&prs), PrNo(3));
-        // Without them it is a matter of time.
-        let prs = [queued(1, 10, &[]), queued(2, 30, &[]), queued(3, 20, &[])];
-        assert_eq!(first(&prs), PrNo(1));
-        // What it conflicted with is merged: nobody is in its way.
-        let prs = [queued(4, 10, &[2]), queued(5, 5, &[]), queued(6, 1, &[5])];
-        assert_eq!(first(&prs), PrNo(4));
+    fn what_conflicts_with_the_fewest_is_merged_first() {
+        // The first conflicts with two, each of these with it alone, the last with nothing.
+        let all = vec![
+            pr(1, queued(1), &[]),
+            pr(2, queued(2), &[1]),
+            pr(3, queued(3), &[1]),
+            pr(4, queued(4), &[]),
+        ];
+        assert_eq!(next(all.clone()), [Action::Merge(PrNo(4))]);
+        assert_eq!(next(all[..3].to_vec()), [Action::Merge(PrNo(2))]);
+        // Both sides may name it: it is one conflict.
+        let both = vec![pr(1, queued(1), &[2]), pr(2, queued(2), &[1])];
+        assert_eq!(next(both), [Action::Merge(PrNo(1))]);
+    }
+
+    #[test]
+    fn only_open_pull_requests_count_and_then_who_was_approved_first() {
+        let over = vec![
+            pr(1, merged(), &[3]),
+            pr(2, queued(2), &[9]),
+            pr(3, queued(1), &[1, 9]),
+        ];
+        assert_eq!(next(over), [Action::Merge(PrNo(3))]);
+        // One that is worked on again is open.
+        let open = vec![
+            pr(1, PrState::Reworking, &[3]),
+            pr(2, queued(2), &[]),
+            pr(3, queued(1), &[]),
+        ];
+        assert_eq!(next(open), [Action::Merge(PrNo(2))]);
+        let equal = vec![pr(1, queued(7), &[]), pr(2, queued(7), &[])];
+        assert_eq!(next(equal), [Action::Merge(PrNo(1))]);
+        assert_eq!(next(vec![pr(1, PrState::Ready, &[])]), []);
     }
 }

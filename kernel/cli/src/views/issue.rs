@@ -39,12 +39,13 @@ pub struct IssueView {
     pub pr: Option<u64>,
     /// The instruction that it is a part of.
     pub parent: Option<u64>,
-    /// The issues that it became.
-    pub children: Vec<u64>,
     /// What must be true when it is done.
     pub acceptance: Vec<String>,
     /// What is asked for; Markdown.
     pub body: String,
+    /// The issues of an instruction, in their order; only in `show`, and none of another issue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub children: Option<Vec<ChildView>>,
     /// Oldest first; only in `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comments: Option<Vec<CommentView>>,
@@ -57,6 +58,17 @@ pub struct IssueView {
     /// Its runs, oldest first; only in `show`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runs: Option<Vec<run::RunView>>,
+}
+
+/// An issue of an instruction in JSON.
+#[derive(Debug, Serialize)]
+pub struct ChildView {
+    /// Its number.
+    pub number: u64,
+    /// One line.
+    pub title: String,
+    /// Where it stands, such as `coding (r2-1)`, `pr 2`, `done` or `closed`.
+    pub standing: String,
 }
 
 /// A comment in JSON.
@@ -101,8 +113,8 @@ pub struct Whole {
     live: bool,
     runs: Vec<Run>,
     drafts: DraftsView,
-    /// A line for each issue that it became.
-    parts: Vec<String>,
+    /// The issues of an instruction; none of another issue.
+    children: Option<Vec<ChildView>>,
 }
 
 impl Whole {
@@ -116,7 +128,6 @@ impl Whole {
                 None => return Ok(None),
             },
         };
-        let parts = parts(factory, &issue)?;
         let live = state.jobs.get(&number).cloned();
         let mut runs = archive::runs_of(factory, number)?;
         runs.extend(
@@ -128,6 +139,7 @@ impl Whole {
         );
         runs.sort_by_key(|run| run.id);
         Ok(Some(Self {
+            children: children(factory, &issue)?,
             issue,
             comments,
             live: live.is_some(),
@@ -137,7 +149,6 @@ impl Whole {
             },
             runs,
             drafts: DraftsView::of(state, Some(number), clock::now()),
-            parts,
         }))
     }
 
@@ -162,6 +173,7 @@ impl Whole {
             }),
             runs: Some(self.runs.iter().map(run::RunView::from).collect()),
             drafts: Some(self.drafts),
+            children: self.children,
             ..view(&self.issue, self.job.as_ref().filter(|_| self.live))
         }
     }
@@ -211,13 +223,15 @@ impl Whole {
             }
         }
         section(&mut out, "What is asked for:", &issue.body);
-        let points: Vec<String> = issue.acceptance.iter().map(|p| line(p)).collect();
-        section(
-            &mut out,
-            "What must be true when it is done:",
-            &points.join("\n"),
-        );
-        section(&mut out, "Its issues:", &self.parts.join("\n"));
+        let acceptance = issue.acceptance.iter().map(|a| format!("- {}", line(a)));
+        let acceptance: Vec<String> = acceptance.collect();
+        section(&mut out, "What must be true then:", &acceptance.join("\n"));
+        let children = self.children.iter().flatten().map(|child| {
+            let (number, standing) = (child.number, line(&child.standing));
+            format!("#{number}  {standing}  {}", line(&child.title))
+        });
+        let children: Vec<String> = children.collect();
+        section(&mut out, "Its issues:", &children.join("\n"));
         if let Some(job) = &self.job {
             let story: Vec<String> = job.story.iter().map(|l| line(l)).collect();
             section(&mut out, "What happened so far:", &story.join("\n"));
@@ -253,6 +267,27 @@ impl Whole {
     }
 }
 
+/// The issues of an instruction, and where each stands; none of another issue.
+fn children(factory: &Factory, issue: &Issue) -> Result<Option<Vec<ChildView>>, Failure> {
+    let Some(instruction) = &issue.instruction else {
+        return Ok(None);
+    };
+    let state = &factory.state;
+    let mut children = Vec::new();
+    for number in &instruction.children {
+        let child = match state.issues.get(number) {
+            Some(child) => Some(child.clone()),
+            None => archive::issue(factory, *number)?,
+        };
+        children.extend(child.map(|child| ChildView {
+            number: number.0,
+            standing: word(&child, state.jobs.get(number)),
+            title: child.title,
+        }));
+    }
+    Ok(Some(children))
+}
+
 /// An issue as `list` gives it; `job` is the one that works on it now.
 pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
     let (state, by, pr) = match &issue.state {
@@ -274,34 +309,14 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         stage: job.map(|job| job.stage().kind().as_str()),
         pr: pr.or(job.and_then(|job| job.pr)).map(|pr| pr.0),
         parent: issue.parent.map(|parent| parent.0),
-        children: issue
-            .instruction
-            .iter()
-            .flat_map(|i| i.children.iter().map(|child| child.0))
-            .collect(),
         acceptance: issue.acceptance.clone(),
         body: issue.body.clone(),
+        children: None,
         comments: None,
         drafts: None,
         job: None,
         runs: None,
     }
-}
-
-/// A line for each issue that an instruction became.
-fn parts(factory: &Factory, issue: &Issue) -> Result<Vec<String>, Failure> {
-    let children = issue.instruction.iter().flat_map(|i| &i.children);
-    let mut lines = Vec::new();
-    for number in children {
-        let child = match factory.state.issues.get(number) {
-            Some(child) => Some(child.clone()),
-            None => archive::issue(factory, *number)?,
-        };
-        let Some(child) = child else { continue };
-        let stands = word(&child, factory.state.jobs.get(number));
-        lines.push(format!("#{number}  {stands}  {}", line(&child.title)));
-    }
-    Ok(lines)
 }
 
 /// Where an issue stands, for a column of a table.
