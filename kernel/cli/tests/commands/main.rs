@@ -7,6 +7,7 @@ mod database;
 mod hostile;
 mod lab;
 mod merge;
+mod pipeline;
 mod plan;
 mod stop;
 mod sync;
