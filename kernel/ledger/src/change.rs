@@ -153,7 +153,7 @@ fn with_tests_of(
     call(&["read-tree", commit.as_str()])
         .run()
         .map_err(wrong())?;
-    call(&["update-index", "-z", "--replace", "--index-info"])
+    call(&["update-index", "-z", "--index-info"])
         .stdin(entries)
         .run()
         .map_err(wrong())?;
