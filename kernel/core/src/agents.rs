@@ -284,6 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_readme_shows_is_read() {
+        let readme = include_str!("../../../README.md");
+        let (_, shown) = readme.split_once("```\n---\nname:").unwrap();
+        let (shown, _) = shown.split_once("```").unwrap();
+        let agent = read(FILE, format!("---\nname:{shown}").as_bytes()).unwrap();
+        assert_eq!(agent.role, Role::Review);
+    }
+
+    #[test]
     fn an_own_agent_takes_the_place_of_the_built_in_one_of_its_role() {
         let agents = Agents::read(&files(&[(FILE, TEXT)])).unwrap();
         assert_eq!(prompt(agents.text(Role::Review)), "You judge.\n");

@@ -168,9 +168,12 @@ fn lint(cwd: &Path, json: bool) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
+/// Files by path, and what is none.
+type Here = (BTreeMap<String, Vec<u8>>, Vec<AgentError>);
+
 /// The files that lie in the work tree, by their paths in it; and those that git would not
 /// keep as files.
-fn here(top: &Path) -> Result<(BTreeMap<String, Vec<u8>>, Vec<AgentError>), Failure> {
+fn here(top: &Path) -> Result<Here, Failure> {
     let mut files = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut open: Vec<PathBuf> = vec![PathBuf::from(AGENTS)];
