@@ -400,6 +400,8 @@ mod tests {
         gives(&there, &at(1, 3, 0), 2, medium, &why);
         let why = ["+1: 1 jobs there failed, 2 were merged"];
         gives(&there, &at(2, 2, 1), 1, medium, &why);
+        let why = ["+2: 2 jobs there failed, 2 were merged"];
+        gives(&there, &at(2, 2, 2), 2, medium, &why);
         let why = ["+2: 1 jobs there failed, 0 were merged"];
         gives(&there, &at(0, 0, 1), 2, medium, &why);
         // Not there.
