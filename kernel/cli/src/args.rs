@@ -263,7 +263,7 @@ pub enum Job {
         /// Its issue's number.
         number: String,
     },
-    /// Try again now: what rests between two tries, or what needs a person.
+    /// Try again now: what rests between two tries, what needs a person, or, with another round, a pull request at its gate.
     Retry {
         /// Its issue's number.
         number: String,

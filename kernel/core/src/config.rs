@@ -151,6 +151,10 @@ static PROTECTED: LazyLock<Globs> = LazyLock::new(|| {
         "AGENTS.md",
         "CLAUDE.md",
         ".claude/**",
+        "AGENTS.override.md",
+        "CLAUDE.local.md",
+        ".codex/**",
+        ".mcp.json",
         ".factory/agents/**",
     ];
     Globs::new(globs).unwrap_or_default()

@@ -43,6 +43,10 @@ pub fn perform<R: Runtime>(
         EffectKind::MoveBranch { issue, .. } => Some(*issue),
         EffectKind::AdvanceTarget { pr, .. } => state.prs.get(pr).map(|pr| pr.issue),
     };
+    let pr = match &effect.kind {
+        EffectKind::AdvanceTarget { pr, .. } => state.prs.get(pr).cloned(),
+        EffectKind::MoveBranch { .. } => None,
+    };
     let target = state.meta.target.clone();
     let tests = state.config.config.test_files.clone();
     Box::pin(async move {
@@ -74,6 +78,7 @@ pub fn perform<R: Runtime>(
                         new: &new,
                         worktree: worktree.map(PathBuf::from),
                         begun_before,
+                        pr,
                     };
                     let result = moving.advance(repos)?;
                     // The work is over: no round goes on in a session of its runs.
@@ -105,6 +110,7 @@ struct Moving<'a> {
     new: &'a Oid,
     worktree: Option<PathBuf>,
     begun_before: bool,
+    pr: Option<Pr>,
 }
 
 impl Moving<'_> {
@@ -117,6 +123,12 @@ impl Moving<'_> {
                 recover_advance(user, door, branch, old, new, worktree)
             });
             return Ok(advanced(recovered?));
+        }
+        // Somebody worked on the branch while its merge was tested: that is merged again.
+        if let Some(pr) = &self.pr
+            && user.tip(&pr.branch)?.is_some_and(|tip| tip != pr.head)
+        {
+            return Ok(EffectResult::TargetMoved);
         }
         match prepare_advance(user, door, branch, old, new)? {
             Prepared::Settled(outcome) => return Ok(advanced(outcome)),

@@ -4,7 +4,7 @@ use super::{Engine, EngineImage, Verdict, describe_exit, shown_call, shown_resul
 use crate::{
     grant::WireApi,
     inbox::RunEnd,
-    model::Run,
+    model::{Purpose, Run},
     text,
     wire::{DOOR_PORT, EngineLaunch, STATE_DIR},
 };
@@ -71,6 +71,11 @@ fn launch(run: &Run, system: &str) -> EngineLaunch {
 /// and its exit waits for the resolver.
 fn config(run: &Run, system: &str) -> String {
     let (model, system) = (quoted(&run.model), quoted(system));
+    // What a change says in such a file is not for who judges it.
+    let documents = match run.purpose {
+        Purpose::Review => "project_doc_max_bytes = 0\n",
+        _ => "",
+    };
     format!(
         r#"model = {model}
 model_provider = "factory"
@@ -78,7 +83,7 @@ approval_policy = "never"
 sandbox_mode = "danger-full-access"
 check_for_update_on_startup = false
 web_search = "disabled"
-developer_instructions = {system}
+{documents}developer_instructions = {system}
 [model_providers.factory]
 name = "factory"
 base_url = "http://127.0.0.1:{DOOR_PORT}/v1"

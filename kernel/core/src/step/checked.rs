@@ -190,8 +190,9 @@ fn merge_tested(
             };
             job.story
                 .push(format!("{id}: checks passed on {short}{flaky}"));
+            let was_red = *rerun;
             tx.put_job(job);
-            merge::advance(tx, number, id)
+            merge::advance(tx, number, id, was_red)
         }
         Outcome::Red(why) if !*rerun => {
             job.story.push(format!("{id}: {}; once more", line(&why)));

@@ -6,12 +6,13 @@ use super::{
     tx::Tx,
 };
 use crate::{
-    config,
+    config::{self, Gate},
     event::{EffectResult, MergeResult, Refusal},
     evidence,
     history::Went,
     ids::{IssueNo, Oid, PrNo, RunId},
     model::{Change, EffectKind, Evidence, Fact, Holds, IssueState, Next, Pr, PrState, Stage},
+    report::outgoing_text,
     rules::ToldPaths,
     text,
 };
@@ -245,9 +246,10 @@ pub(super) fn merge_made(
             person: Some(person),
         } => {
             let why = format!(
-                "the branch breaks rules of the target ({}), and its newest commit {} is by {person}. Mend it there and merge it again:\n{findings}",
+                "the branch breaks rules of the target ({}), and its newest commit {} is by {}. Mend it there and merge it again:\n{findings}",
                 target.short(),
-                pr.head.short()
+                pr.head.short(),
+                outgoing_text(&text::one_line(&person))
             );
             Ok(back_to_gate(tx, pr, why))
         }
@@ -301,6 +303,11 @@ pub(super) fn merge_made(
                 ),
             };
             evidence::put(&mut pr.evidence, kept);
+            // Whoever shut it meanwhile wants to be asked.
+            if by == config::FILE && tx.config().gates.merge != Gate::Auto {
+                let why = "a person decides: `gates.merge` is `human` now".to_owned();
+                return Ok(back_to_gate(tx, pr, why));
+            }
             if by == config::FILE && !evidence::nothing_against(&pr.evidence) {
                 let why = format!("a person decides: {}", evidence::against(&pr.evidence));
                 return Ok(back_to_gate(tx, pr, why));
@@ -402,8 +409,14 @@ fn record_advance(tx: &mut Tx<'_>, pr: PrNo, old: Oid, new: Oid, worktree: Optio
     );
 }
 
-/// The merge commit's checks passed: the target may move to it.
-pub(super) fn advance(tx: &mut Tx<'_>, number: PrNo, run: RunId) -> Result<String, Refusal> {
+/// The merge commit's checks passed: the target may move to it. Where they passed only when run
+/// again, a person decides.
+pub(super) fn advance(
+    tx: &mut Tx<'_>,
+    number: PrNo,
+    run: RunId,
+    flaky: bool,
+) -> Result<String, Refusal> {
     let mut pr = tx.pr(number)?;
     let PrState::Testing {
         by,
@@ -416,17 +429,30 @@ pub(super) fn advance(tx: &mut Tx<'_>, number: PrNo, run: RunId) -> Result<Strin
     else {
         return Err(Refusal::Stale(format!("pr {number}")));
     };
+    let tested = Evidence {
+        fact: Fact::Merged,
+        holds: match flaky {
+            true => Holds::No,
+            false => Holds::Yes,
+        },
+        why: match flaky {
+            true => format!(
+                "checks passed on {} only when run again ({run})",
+                merge.short()
+            ),
+            false => format!("checks passed on {} ({run})", merge.short()),
+        },
+    };
+    evidence::put(&mut pr.evidence, tested);
+    if flaky && by == config::FILE {
+        let why = format!("a person decides: {}", evidence::against(&pr.evidence));
+        return Ok(back_to_gate(tx, pr, why));
+    }
     pr.state = PrState::Advancing {
         by,
         at,
         merge: merge.clone(),
     };
-    let tested = Evidence {
-        fact: Fact::Merged,
-        holds: Holds::Yes,
-        why: format!("checks passed on {} ({run})", merge.short()),
-    };
-    evidence::put(&mut pr.evidence, tested);
     tx.put_pr(pr);
     record_advance(tx, number, target, merge, worktree);
     Ok("advancing".to_owned())

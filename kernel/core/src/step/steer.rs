@@ -159,9 +159,15 @@ pub(super) fn edit(
         return Ok(note);
     };
     match job.stage() {
-        // Its issues are filed, and are edited themselves; and who needs a person waits for
-        // a word of theirs.
-        Stage::Children | Stage::NeedsHuman => return Ok(note),
+        // Its issues are filed, and are edited themselves.
+        Stage::Children => return Ok(note),
+        // Who needs a person waits for a word of theirs; what was planned is for the old text.
+        Stage::NeedsHuman => {
+            job.plan = None;
+            job.resume = None;
+            tx.put_job(job);
+            return Ok(note);
+        }
         Stage::SplitReady => split::withdraw(tx, by, number)?,
         _ => {}
     }
@@ -177,6 +183,17 @@ pub(super) fn edit(
         job.unchecked = Some(pr.head.clone());
         pr.state = PrState::Reworking;
         tx.put_pr(pr);
+    }
+    // Its run is ended, and what that had pushed is on no branch yet.
+    if let Stage::Coding { run } = job.stage()
+        && let Ok(run) = tx.run(*run)
+        && let Some(commit) = run.pushed.filter(|commit| *commit != run.grant.start)
+    {
+        let said = format!(
+            "The issue was edited, so {} is ended. What it had pushed is commit {commit}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {commit}` brings it.\n",
+            run.id
+        );
+        tx.comment(number, FACTORY, said)?;
     }
     let next = match is_instruction {
         true => Stage::SplitDue,

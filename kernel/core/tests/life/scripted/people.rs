@@ -366,3 +366,31 @@ fn changes_asked_of_who_may_spend_nothing_are_a_persons_again() {
     assert_eq!(stage(&world), StageKind::NeedsHuman);
     assert!(last_comment(&world, ONE).contains("budget of 0 tokens is used up"));
 }
+
+#[test]
+fn an_edit_while_a_person_is_needed_makes_the_old_plan_void() {
+    let mut config = config();
+    config.tiers.low.plan = Some(true);
+    config.tiers.medium.plan = Some(true);
+    config.rounds = 1;
+    let mut world = approved(config);
+    let run = awaited(&mut world, Purpose::Plan);
+    let json = json!({"summary": "One way.", "steps": ["Do it."]}).to_string();
+    world.push_inbox(run, InboxEntry::Report { json });
+    ends(&mut world, run, None);
+    codes(&mut world);
+    checks(&mut world, 1);
+    checks(&mut world, 1);
+    assert_eq!(stage(&world), StageKind::NeedsHuman);
+    order(
+        &mut world,
+        Command::EditIssue {
+            issue: ONE,
+            title: None,
+            body: Some("Do something else.".to_owned()),
+        },
+    );
+    assert_eq!(stage(&world), StageKind::NeedsHuman);
+    order(&mut world, Command::Approve(ONE));
+    assert_eq!(stage(&world), StageKind::PlanDue);
+}
