@@ -224,7 +224,7 @@ pub fn conflicts(
 }
 
 /// What `commit` changes since it left `target`, as a patch; none where that is longer than
-/// [`PATCH_LIMIT`]. Of a file that is larger than [`LARGE_FILE`] it says only that it differs.
+/// [`PATCH_LIMIT`]. Of a file that is larger than 16 MiB it says only that it differs.
 pub fn patch(door: &DoorRepo, target: &Oid, commit: &Oid) -> Result<Option<String>, RepoError> {
     let base = door
         .merge_base(target, commit)?
