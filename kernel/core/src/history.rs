@@ -26,11 +26,6 @@ pub struct Went {
 }
 
 impl History {
-    /// True where nothing is known.
-    pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
     /// Adds what came of a job to each place that it touched.
     pub fn add(&mut self, places: &[String], went: Went) {
         for place in places {
@@ -94,7 +89,7 @@ mod tests {
     #[test]
     fn what_came_of_a_place_adds_up_and_counts_once_for_many_paths() {
         let mut history = History::default();
-        assert!(history.is_empty());
+        assert!(history.places.is_empty());
         history.add(&places(&["src", "src/a"]), went(1, 2, 0));
         history.add(&places(&["src/a"]), went(0, 0, 1));
         assert_eq!(history.of(["src/a"]), went(1, 2, 1));

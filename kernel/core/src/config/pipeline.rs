@@ -193,11 +193,6 @@ impl Tiers {
 }
 
 impl Config {
-    /// Engine of code runs of a tier.
-    pub fn engine_of(&self, tier: Complexity) -> &EngineKind {
-        self.tiers.of(tier).engine.as_ref().unwrap_or(&self.engine)
-    }
-
     /// Who plans the work of a tier; none where nobody does. A command of the user's plans
     /// only where it is named for that: nothing is known of what it can do.
     pub fn planner_of(&self, tier: Complexity) -> Option<Worked> {

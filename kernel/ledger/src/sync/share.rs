@@ -7,7 +7,7 @@ use crate::places::Places;
 use crate::user::UserRepo;
 use factory_core::ids::Oid;
 use factory_core::inbox::InboxEntry;
-use factory_core::model::{PrState, Run, Stage};
+use factory_core::model::{PrState, Run};
 use factory_core::state::State;
 use std::collections::BTreeMap;
 
@@ -53,24 +53,8 @@ pub fn wanted(
                 &resume.checkpoint,
             );
         }
-        match job.stage() {
-            Stage::Publishing { commit, .. }
-            | Stage::CheckDue { commit, .. }
-            | Stage::Checking { commit, .. }
-            | Stage::ReviewDue { commit }
-            | Stage::Reviewing { commit, .. }
-            | Stage::Opening { commit } => want(format!("keep/job-{}", job.issue), commit),
-            Stage::SplitDue
-            | Stage::Splitting { .. }
-            | Stage::SplitReady
-            | Stage::Children
-            | Stage::PlanDue
-            | Stage::Planning { .. }
-            | Stage::PlanReady
-            | Stage::Queued
-            | Stage::Coding { .. }
-            | Stage::Proposed
-            | Stage::NeedsHuman => {}
+        if let Some(commit) = job.stage().commit() {
+            want(format!("keep/job-{}", job.issue), commit);
         }
         let with_base_tests = job.change.as_ref().and_then(|c| c.with_base_tests.as_ref());
         if let Some(commit) = with_base_tests {
