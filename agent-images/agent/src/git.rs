@@ -109,34 +109,35 @@ pub struct Git<'a> {
     pub places: &'a Places,
 }
 
-impl Git<'_> {
-    fn command(&self, args: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new("git");
-        // What the engine or the repository configured for people and hooks must
-        // not stop the agent from saving work; nor may git leave a process behind.
-        for setting in [
-            "core.hooksPath=/dev/null",
-            "core.fsmonitor=false",
-            "commit.gpgSign=false",
-            "gc.auto=0",
-            "maintenance.auto=false",
-            "advice.detachedHead=false",
-        ] {
-            command.args(["-c", setting]);
-        }
-        command
-            .args(args)
-            .current_dir(self.places.workspace())
-            .env_clear()
-            .envs(self.places.base_env())
-            .env("LC_ALL", "C.UTF-8")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_EDITOR", "true");
-        command
+/// Git in the work tree, as nothing that was configured there changes it.
+pub fn command(places: &Places, args: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new("git");
+    // What the engine or the repository configured for people and hooks must
+    // not stop the agent from saving work; nor may git leave a process behind.
+    for setting in [
+        "core.hooksPath=/dev/null",
+        "core.fsmonitor=false",
+        "commit.gpgSign=false",
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "advice.detachedHead=false",
+    ] {
+        command.args(["-c", setting]);
     }
+    command
+        .args(args)
+        .current_dir(places.workspace())
+        .env_clear()
+        .envs(places.base_env())
+        .env("LC_ALL", "C.UTF-8")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_EDITOR", "true");
+    command
+}
 
+impl Git<'_> {
     /// Runs one command to its end, at most for `limit`; `stop` ends it early.
     ///
     /// # Errors
@@ -170,7 +171,7 @@ impl Git<'_> {
         let started = || {
             let (stdout, stdout_end) = Output::new(writers_gone.clone())?;
             let (stderr, stderr_end) = Output::new(writers_gone)?;
-            let mut command = self.command(args);
+            let mut command = command(self.places, args);
             match extra.stdin {
                 Some(text) => command.stdin(stdin_with(text)?),
                 None => command.stdin(Stdio::null()),

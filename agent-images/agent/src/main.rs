@@ -14,6 +14,7 @@ mod engine;
 mod events;
 mod forward;
 mod git;
+mod look;
 mod mcp;
 mod output;
 mod places;

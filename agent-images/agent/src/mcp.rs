@@ -1,8 +1,13 @@
-//! `factory-agent mcp`: the report as a tool, for engines that speak the Model Context
-//! Protocol. It serves its standard input and output, as a child of the engine.
+//! `factory-agent mcp`: the report as a tool, and what a review looks at, for engines that
+//! speak the Model Context Protocol. It serves its standard input and output, as a child of the engine.
 
-use crate::{places::Places, report};
+use crate::{
+    look::{LOOKS, Look},
+    places::Places,
+    report,
+};
 use factory_core::{
+    grant::Role,
     report::schema,
     wire::{RunFile, RunTask},
 };
@@ -65,7 +70,16 @@ impl Server {
                 object(schema),
             ));
         }
+        if self.looks() {
+            let looks = LOOKS.iter();
+            tools.extend(looks.map(|l| Tool::new(l.name, l.about, object(l.schema()))));
+        }
         tools
+    }
+
+    /// Whether it shows what there is: who reviews has no other eyes.
+    fn looks(&self) -> bool {
+        self.file.role() == Some(Role::Review)
     }
 
     fn run_info(&self) -> Value {
@@ -96,10 +110,19 @@ impl Server {
                     Err(error) => Ok(CallToolResult::error(said(crate::chain(&error)))),
                 }
             }
-            name => Err(ErrorData::invalid_params(
-                format!("there is no tool `{name}`; there are {REPORT} and {RUN_INFO}"),
-                None,
-            )),
+            name => match Look::named(name).filter(|_| self.looks()) {
+                Some(look) => {
+                    let arguments = Value::Object(request.arguments.unwrap_or_default());
+                    Ok(match look.call(&self.places, arguments) {
+                        Ok(seen) => CallToolResult::success(said(seen)),
+                        Err(error) => CallToolResult::error(said(crate::chain(&error))),
+                    })
+                }
+                None => Err(ErrorData::invalid_params(
+                    format!("there is no tool `{name}`"),
+                    None,
+                )),
+            },
         }
     }
 }

@@ -119,7 +119,7 @@ pub struct Report {
 /// What is told of a report that has to be there and is not.
 pub fn missing(places: &Places) -> String {
     format!(
-        "there is no report: write it to {} as your role's instructions show it",
+        "there is no report: hand it in by the tool `report`, or write it to {}, as your role's instructions show it",
         places.report().display()
     )
 }

@@ -202,6 +202,7 @@ fn run_of(subject: &Subject<'_>, guest: Guest) -> Run {
         requests: Amounts::default(),
         stop_ordered: false,
         over_budget: false,
+        outdated: false,
         inbox_seen: None,
         pushed: None,
         report: None,

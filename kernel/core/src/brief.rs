@@ -303,7 +303,7 @@ pub fn brief<'a>(
             allowed(run)
         )),
         None => out.push_str(&format!(
-            "You only read: nothing that you change in the work tree is kept, and a push is refused. Write {OUT_DIR}/report.json as your role says. You have {} of time{}.\n",
+            "You only read: nothing that you change in the work tree is kept, and a push is refused. Hand in your report as your role says: by the tool `report` where you have it, else in {OUT_DIR}/report.json. You have {} of time{}.\n",
             run.limits.wall,
             allowed(run)
         )),
@@ -330,7 +330,7 @@ fn tell_work(run: &Run, job: &Job) -> String {
     }
     let (target, head) = (&run.intent, &run.grant.start);
     out.push_str(&format!(
-        "\n# What to review\n\nThe work tree is at {head}. `git diff {target}...{head}` shows the change, and so does {RUN_DIR}/change.patch, unless it is too large. "
+        "\n# What to review\n\nThe work tree is at {head}, and the target at {target}. The change is what `git diff {target}...{head}` shows, or the tool `change` with this target where you have no shell; it is in {RUN_DIR}/change.patch too, unless it is too large. Of a file that only `differs` there, look at the file. "
     ));
     out.push_str(&match &job.checked {
         Some(checked) => format!(

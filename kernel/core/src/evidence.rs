@@ -132,6 +132,12 @@ fn review(config: &Config, known: &Known<'_>) -> Evidence {
             );
             let min = wanted.min_confidence;
             match review.verdict {
+                ReviewVerdict::Approve if review.may_run_the_change => (
+                    Holds::No,
+                    format!(
+                        "{said}, by an engine that may run the code it reviews, which could speak for it"
+                    ),
+                ),
                 ReviewVerdict::Approve if review.confidence >= min => (Holds::Yes, said),
                 ReviewVerdict::Approve => (Holds::No, format!("{said}; at least {min} is needed")),
                 ReviewVerdict::RequestChanges | ReviewVerdict::Reject => (Holds::No, said),
@@ -163,14 +169,15 @@ pub fn size(config: &Config, change: Option<&Change>) -> Evidence {
         config.auto_merge.max_changed_lines,
         config.auto_merge.max_files,
     );
-    let holds = match change.lines <= lines && change.files <= files {
+    let fits = change.lines <= lines && change.files <= files;
+    let holds = match fits && !change.too_large {
         true => Holds::Yes,
         false => Holds::No,
     };
-    let why = format!(
-        "{} lines in {} files; at most {lines} in {files}",
-        change.lines, change.files
-    );
+    let mut why = format!("{}; at most {lines} in {files}", change.size());
+    if change.too_large {
+        why.push_str("; too large for a patch that shows all of it");
+    }
     piece(Fact::Size, holds, why)
 }
 
@@ -198,7 +205,7 @@ fn of_history(change: Option<&Change>, history: &History) -> Evidence {
     let why = match (merged, failed) {
         (0, 0) => "no job worked on these paths before".to_owned(),
         _ => format!(
-            "{merged} jobs on these paths were merged, in {rounds} code runs, and {failed} needed a person"
+            "{merged} jobs on these paths were merged, in {rounds} code runs, and {failed} failed"
         ),
     };
     piece(Fact::History, holds, why)
@@ -244,6 +251,7 @@ mod tests {
                     files: 30,
                     lines: 400,
                     places: vec!["src".to_owned()],
+                    too_large: false,
                     with_base_tests: None,
                 }),
                 checked: Some(Checked {
@@ -258,6 +266,7 @@ mod tests {
                     verdict: ReviewVerdict::Approve,
                     confidence: Confidence(900),
                     summary: "Good.".to_owned(),
+                    may_run_the_change: false,
                 }),
                 route: None,
                 history: History::default(),
@@ -348,6 +357,8 @@ mod tests {
         assert_eq!(set(ReviewVerdict::Approve, 900).0, YES);
         let (holds, why) = set(ReviewVerdict::Approve, 899);
         assert!(holds == NO && why.contains("at least 0.9"), "{why}");
+        let (holds, why) = of(|all| all.review.as_mut().unwrap().may_run_the_change = true);
+        assert!(holds == NO && why.contains("could speak for it"), "{why}");
         assert_eq!(set(ReviewVerdict::RequestChanges, 1000).0, NO);
         assert_eq!(set(ReviewVerdict::Reject, 1000).0, NO);
         let (holds, why) = of(|all| all.review.as_mut().unwrap().commit = oid('b'));
@@ -379,7 +390,16 @@ mod tests {
         assert_eq!(of(401, 30).0, NO);
         let (holds, why) = of(1, 31);
         assert!(
-            holds == NO && why == "1 lines in 31 files; at most 400 in 30",
+            holds == NO && why == "1 line in 31 files; at most 400 in 30",
+            "{why}"
+        );
+        // Whatever the bounds are: nobody was shown all of it.
+        let (holds, why) = said(Fact::Size, |all| {
+            let change = all.change.as_mut().unwrap();
+            (change.lines, change.files, change.too_large) = (2, 1, true);
+        });
+        assert!(
+            holds == NO && why.starts_with("2 lines in 1 file; at most 400 in 30; too large"),
             "{why}"
         );
         assert_eq!(said(Fact::Size, |all| all.change = None).0, NO);
@@ -405,7 +425,7 @@ mod tests {
         assert_eq!(of(0, 2).0, NO);
         assert_eq!(of(4, 2).0, NO);
         let (holds, why) = of(5, 2);
-        assert!(holds == YES && why.contains("2 needed a person"), "{why}");
+        assert!(holds == YES && why.contains("2 failed"), "{why}");
     }
 
     #[test]

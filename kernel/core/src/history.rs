@@ -21,7 +21,7 @@ pub struct Went {
     pub merged: u32,
     /// Code runs that these took.
     pub rounds: u32,
-    /// Jobs that a person had to look at, or that were rejected.
+    /// Jobs whose work failed: its rounds were used up, or a reviewer or a person rejected it.
     pub failed: u32,
 }
 

@@ -355,6 +355,9 @@ pub struct Run {
     /// Its budget is used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub over_budget: bool,
+    /// Its issue was edited since: it is ended, and the work begins anew from what it pushed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outdated: bool,
     /// When it was granted.
     pub created: Seconds,
     /// The newest inbox entry that was consumed.

@@ -214,8 +214,8 @@ fn runs(state: &State, observed: &Observed, actions: &mut Vec<Action>) {
                     Some(Seen::Created) | None => actions.push(Action::Conclude(run.id, None)),
                 }
             }
-            // Nothing is begun any more: it never ran, and the next kernel grants another.
-            (RunState::Starting, None | Some(Seen::Created)) if stopping => {
+            // Nothing of it is begun any more: it never ran, and another one is granted.
+            (RunState::Starting, None | Some(Seen::Created)) if stopping || run.outdated => {
                 actions.push(Action::Conclude(run.id, None));
             }
             (RunState::Starting, None | Some(Seen::Created)) => actions.push(Action::Spawn(run.id)),
@@ -225,7 +225,7 @@ fn runs(state: &State, observed: &Observed, actions: &mut Vec<Action>) {
             }
             (RunState::Running { .. }, Some(Seen::Running)) => {
                 actions.push(Action::Await(run.id));
-                if stopping || run.over_budget {
+                if stopping || run.over_budget || run.outdated {
                     actions.push(Action::Stop(run.id));
                 }
             }

@@ -2,7 +2,9 @@
 //! its checks are made of.
 
 use crate::{
+    changes::Objects,
     door::DoorRepo,
+    git::GitCall,
     merge::tree_of,
     repo::{RepoError, doing, nul_separated, oid_in},
 };
@@ -23,6 +25,12 @@ const MOST_COMPARED: usize = 50;
 pub const PATCH_LIMIT: usize = 1 << 20;
 /// Largest file whose lines are compared for a patch, in bytes: each takes git time and memory.
 const LARGE_FILE: usize = 16 << 20;
+/// Longest line that counts as one, in bytes.
+const LONGEST_LINE: usize = 200;
+/// Longest patch whose lines are counted, in bytes; a longer one counts as this long.
+const MOST_COUNTED: usize = 16 << 20;
+/// What a patch says of a file that it does not show, outside of all lines of files.
+const BINARY: &[u8] = b"Binary files ";
 /// Most files among which a patch looks for renamed ones that were changed too.
 const MOST_RENAMED: usize = 400;
 
@@ -39,36 +47,18 @@ pub fn measure(
     let base = door
         .merge_base(target, commit)?
         .unwrap_or_else(|| target.clone());
-    let call = door.git().call([
-        "diff",
-        "--numstat",
-        "-z",
-        "--no-renames",
-        "--no-ext-diff",
-        "--no-textconv",
-        base.as_str(),
-        commit.as_str(),
-        "--",
-    ]);
-    let wrong = || doing(format!("count what {commit} changes"));
-    let out = call.clone().run().map_err(wrong())?;
-    let mut change = Change::default();
+    let mut change = Change {
+        lines: lines(door, &base, commit)?,
+        too_large: !shown(door, &base, commit)?.is_some_and(|shown| shown.is_whole),
+        ..Change::default()
+    };
+    let call = diff(door, &["-z", "--name-only", "--no-renames"], &base, commit);
+    let wrong = || doing(format!("list what {commit} changes"));
+    let out = call.run().map_err(wrong())?;
     let mut places = BTreeSet::new();
     let mut changes_tests = false;
-    for line in nul_separated(&out.stdout) {
-        let mut fields = line.splitn(3, |byte| *byte == b'\t');
-        let (Some(added), Some(removed), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            return Err(wrong()(call.unexpected(line)));
-        };
+    for path in nul_separated(&out.stdout) {
         change.files += 1;
-        let lines = [added, removed].map(|n| std::str::from_utf8(n).ok()?.parse::<u64>().ok());
-        // Of a binary file it says `-`.
-        change.lines += match lines {
-            [Some(added), Some(removed)] => added + removed,
-            _ => 1,
-        };
         changes_tests = changes_tests || tests.is_match(path);
         if places.len() < MOST_PLACES {
             places.extend(place(path));
@@ -82,6 +72,65 @@ pub fn measure(
         }
     }
     Ok(change)
+}
+
+/// A comparison of two commits by git, in which a file that is very large is a binary one.
+fn diff(door: &DoorRepo, args: &[&str], base: &Oid, commit: &Oid) -> GitCall {
+    let large = format!("core.bigFileThreshold={LARGE_FILE}");
+    let call = door.git().call(["-c", &large, "diff-tree", "-r"]);
+    call.args(["--no-ext-diff", "--no-textconv"])
+        .args(args)
+        .args([base.as_str(), commit.as_str()])
+}
+
+/// Lines that are added and removed, of which none is longer than [`LONGEST_LINE`].
+fn lines(door: &DoorRepo, base: &Oid, commit: &Oid) -> Result<u64, RepoError> {
+    let args = ["-p", "-U0", "--no-renames", "--full-index"];
+    let patch = diff(door, &args, base, commit)
+        .run_up_to(MOST_COUNTED)
+        .map_err(doing(format!("count what {commit} changes")))?;
+    let Some(patch) = patch else {
+        return Ok((MOST_COUNTED / LONGEST_LINE) as u64);
+    };
+    let mut objects = None;
+    let (mut total, mut lines, mut bytes) = (0, 0_u64, 0_u64);
+    let of_file = |lines: u64, bytes: u64| lines.max(bytes.div_ceil(LONGEST_LINE as u64));
+    let mut index: &[u8] = &[];
+    let mut in_hunk = false;
+    for line in patch.split_inclusive(|byte| *byte == b'\n') {
+        if line.starts_with(b"diff --git ") {
+            total += of_file(lines, bytes);
+            (lines, bytes, in_hunk) = (0, 0, false);
+        } else if line.starts_with(b"@@") {
+            in_hunk = true;
+        } else if in_hunk && matches!(line.first(), Some(b'+' | b'-')) {
+            lines += 1;
+            bytes += line.len() as u64 - 1;
+        } else if let Some(ids) = line.strip_prefix(b"index ") {
+            index = ids;
+        } else if line.starts_with(BINARY) {
+            let objects = match &mut objects {
+                Some(objects) => objects,
+                none => none.insert(door.objects()?),
+            };
+            bytes += binary(objects, index)?;
+        }
+    }
+    Ok(total + of_file(lines, bytes))
+}
+
+/// Bytes of both contents of a binary file, by the line `<object>..<object>` of its patch.
+fn binary(objects: &Objects, index: &[u8]) -> Result<u64, RepoError> {
+    let mut bytes = 0;
+    let ids = index.split(|byte| matches!(byte, b'.' | b' ' | b'\n'));
+    // Its mode may follow.
+    let ids = ids.filter(|id| id.len() == Oid::zero().as_str().len());
+    for id in ids.filter_map(|id| git2::Oid::from_str(std::str::from_utf8(id).ok()?).ok()) {
+        if !id.is_zero() {
+            bytes += objects.size(id)?;
+        }
+    }
+    Ok(bytes)
 }
 
 /// The folder of a path, two levels deep at most, or the path where it lies at the top.
@@ -224,28 +273,62 @@ pub fn conflicts(
 }
 
 /// What `commit` changes since it left `target`, as a patch; none where that is longer than
-/// [`PATCH_LIMIT`]. Of a file that is larger than 16 MiB it says only that it differs.
+/// [`PATCH_LIMIT`]. Of a binary file it says only that it differs where it would be longer
+/// otherwise, and of a file that is larger than 16 MiB.
 pub fn patch(door: &DoorRepo, target: &Oid, commit: &Oid) -> Result<Option<String>, RepoError> {
     let base = door
         .merge_base(target, commit)?
         .unwrap_or_else(|| target.clone());
-    let large = format!("core.bigFileThreshold={LARGE_FILE}");
+    let shown = shown(door, &base, commit)?;
+    // Programs that look for words take what holds a NUL for no text.
+    Ok(shown.map(|shown| String::from_utf8_lossy(&shown.patch).replace('\0', "\u{fffd}")))
+}
+
+/// A patch that is not too long.
+struct Shown {
+    patch: Vec<u8>,
+    /// It leaves out no file's lines.
+    is_whole: bool,
+}
+
+fn shown(door: &DoorRepo, base: &Oid, commit: &Oid) -> Result<Option<Shown>, RepoError> {
     let renames = format!("-l{MOST_RENAMED}");
-    let call = door.git().call([
-        "-c",
-        &large,
-        "diff-tree",
-        "-r",
-        "-p",
-        "-M",
-        &renames,
-        "--no-ext-diff",
-        "--no-textconv",
-        base.as_str(),
-        commit.as_str(),
-    ]);
-    let patch = call
-        .run_up_to(PATCH_LIMIT)
-        .map_err(doing(format!("show what changed from {base} to {commit}")))?;
-    Ok(patch.map(|patch| String::from_utf8_lossy(&patch).into_owned()))
+    let made = |text: &[&str]| {
+        let args = [&["-p", "-M", &renames, "--full-index"], text].concat();
+        let patch = diff(door, &args, base, commit).run_up_to(PATCH_LIMIT);
+        patch.map_err(doing(format!("show what changed from {base} to {commit}")))
+    };
+    let Some(patch) = made(&[])? else {
+        return Ok(None);
+    };
+    let mut objects = None;
+    let (mut has_binary, mut has_large) = (false, false);
+    let mut index: &[u8] = &[];
+    for line in patch.split(|byte| *byte == b'\n') {
+        if let Some(ids) = line.strip_prefix(b"index ") {
+            index = ids;
+        } else if line.starts_with(BINARY) {
+            let objects = match &mut objects {
+                Some(objects) => objects,
+                none => none.insert(door.objects()?),
+            };
+            has_binary = true;
+            has_large = has_large || binary(objects, index)? > LARGE_FILE as u64;
+        }
+    }
+    // A byte that is no text hides no text.
+    let text = match has_binary && !has_large {
+        true => made(&["--text"])?,
+        false => None,
+    };
+    Ok(Some(match text {
+        Some(patch) => Shown {
+            patch,
+            is_whole: true,
+        },
+        None => Shown {
+            patch,
+            is_whole: !has_binary,
+        },
+    }))
 }

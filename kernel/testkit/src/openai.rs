@@ -149,10 +149,19 @@ fn items(message: &Message<'_>) -> Vec<Value> {
         })
     });
     let calls = calls(message).into_iter().map(|(id, name, arguments)| {
-        json!({
+        let mut item = json!({
             "type": "function_call", "id": format!("fc_{id}"), "call_id": id, "name": name,
             "arguments": arguments, "status": "completed",
-        })
+        });
+        // Tools of a Model Context Protocol server are called in a namespace of theirs.
+        let of_server = name
+            .strip_prefix("mcp__")
+            .and_then(|rest| rest.split_once("__"));
+        if let Some((server, tool)) = of_server {
+            item["namespace"] = format!("mcp__{server}").into();
+            item["name"] = tool.into();
+        }
+        item
     });
     text.into_iter().chain(calls).collect()
 }

@@ -67,6 +67,7 @@ pub fn event(k: u64, number: u64, pr: u64) -> Event {
         files: 2,
         lines: 40,
         places: vec!["src".to_owned(), "tests".to_owned()],
+        too_large: false,
         with_base_tests: None,
     };
     match k {

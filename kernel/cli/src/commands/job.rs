@@ -238,12 +238,7 @@ fn facts(out: &mut String, config: &Config, job: &model::Job) {
         section(out, "Why this tier:", &lines(&route.reasons));
     }
     if let Some(change) = &job.change {
-        let what = format!(
-            "{} lines in {} files: {}",
-            change.lines,
-            change.files,
-            change.places.join(", ")
-        );
+        let what = format!("{}: {}", change.size(), change.places.join(", "));
         section(out, "What its newest commit changes:", &line(&what));
     }
     if let Some(plan) = job.plan.as_deref().and_then(report::outgoing_plan) {

@@ -4,7 +4,7 @@ use super::{Engine, EngineImage, Verdict, describe_exit, shown_call, shown_resul
 use crate::{
     grant::WireApi,
     inbox::RunEnd,
-    model::Run,
+    model::{Purpose, Run},
     wire::{DOOR_PORT, EngineLaunch, RUN_DIR, STATE_DIR},
 };
 use serde::Deserialize;
@@ -19,6 +19,7 @@ pub(super) static ENGINE: Engine = Engine {
     api: WireApi::Messages,
     model: "claude-sonnet-4-5",
     resumes: true,
+    looks_only: true,
     image: EngineImage {
         requirements: &["claude-agent-sdk==0.2.186"],
         packages: &[],
@@ -38,6 +39,10 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
     let cap = run.grant.models.as_ref().and_then(|m| m.engines_own_cap());
     let cap = cap.map(|usd| ["--max-budget-usd".to_owned(), usd.to_string()]);
     let home = format!("{STATE_DIR}/claude");
+    let tools = match run.purpose {
+        Purpose::Review => "Read,Glob,Grep",
+        _ => "Bash,Edit,Read,Write",
+    };
     let mcp_config = format!("{home}/mcp.json");
     let common = |first: [&str; 2]| -> Vec<String> {
         let words = [
@@ -52,7 +57,7 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
             first[0],
             first[1],
             "--tools",
-            "Bash,Edit,Read,Write",
+            tools,
             "--append-system-prompt-file",
             &format!("{RUN_DIR}/system.md"),
             "--setting-sources",

@@ -19,6 +19,7 @@ pub(super) static ENGINE: Engine = Engine {
     api: WireApi::Responses,
     model: MODEL,
     resumes: true,
+    looks_only: true,
     image: EngineImage {
         requirements: &["openai-codex-cli-bin==0.163.0"],
         packages: &[],
@@ -71,10 +72,11 @@ fn launch(run: &Run, system: &str) -> EngineLaunch {
 /// and its exit waits for the resolver.
 fn config(run: &Run, system: &str) -> String {
     let (model, system) = (quoted(&run.model), quoted(system));
-    // What a change says in such a file is not for who judges it.
-    let documents = match run.purpose {
-        Purpose::Review => "project_doc_max_bytes = 0\n",
-        _ => "",
+    // What a change says in such a file is not for who judges it. Its own sandbox needs
+    // namespaces, which no agent gets.
+    let (documents, shell) = match run.purpose {
+        Purpose::Review => ("project_doc_max_bytes = 0\n", "shell_tool = false\n"),
+        _ => ("", ""),
     };
     format!(
         r#"model = {model}
@@ -101,7 +103,7 @@ apps = false
 multi_agent = false
 goals = false
 image_generation = false
-[analytics]
+{shell}[analytics]
 enabled = false
 [feedback]
 enabled = false

@@ -22,6 +22,7 @@ pub(super) static ENGINE: Engine = Engine {
     api: WireApi::ChatCompletions,
     model: "gpt-5.5",
     resumes: false,
+    looks_only: false,
     image: EngineImage {
         requirements: &[
             "mini-swe-agent==2.4.6",

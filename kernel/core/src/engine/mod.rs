@@ -29,6 +29,9 @@ pub struct Engine {
     pub model: &'static str,
     /// Whether it can go on in a session that a checkpoint saved.
     resumes: bool,
+    /// Whether it can review without a shell: what it would run of a change could speak in
+    /// its name.
+    looks_only: bool,
     /// How it gets into an image.
     pub image: EngineImage,
     /// How it is started; the text is `system.md`.
@@ -95,6 +98,12 @@ pub fn resumes_session(run: &Run) -> bool {
 /// True where an engine can go on in a session that a checkpoint saved.
 pub fn can_resume(engine: &EngineKind) -> bool {
     engine.known().is_some_and(|engine| engine.resumes)
+}
+
+/// True where a review by this engine may have run the code that it is about. Whoever names
+/// a command of his own answers for what it runs.
+pub fn may_run_the_change(engine: &EngineKind) -> bool {
+    engine.known().is_some_and(|engine| !engine.looks_only)
 }
 
 /// An event of an engine's output as lines for people; as it is where no engine knows it.

@@ -14,14 +14,29 @@ use serde::{Deserialize, Serialize};
 pub struct Change {
     /// Files.
     pub files: u64,
-    /// Lines added and removed; a binary file counts as one.
+    /// Lines added and removed, in pieces of at most 200 bytes; of a binary file, all of it.
     pub lines: u64,
     /// Folders and files at the top, at most two levels deep, sorted; at most 32.
     pub places: Vec<String>,
+    /// No patch that a review is handed shows all of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub too_large: bool,
     /// The commit with the target's tests and build files in place of its own; none where
     /// it changes none of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub with_base_tests: Option<Oid>,
+}
+
+impl Change {
+    /// `1 line in 2 files`.
+    pub fn size(&self) -> String {
+        let count = |n: u64, what: &str| match n {
+            1 => format!("1 {what}"),
+            _ => format!("{n} {what}s"),
+        };
+        let (lines, files) = (count(self.lines, "line"), count(self.files, "file"));
+        format!("{lines} in {files}")
+    }
 }
 
 /// Evidence that checks passed on a commit.
@@ -65,6 +80,9 @@ pub struct Review {
     pub confidence: Confidence,
     /// In a few sentences.
     pub summary: String,
+    /// Its engine may have run the code that it is about, which could have spoken for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_run_the_change: bool,
 }
 
 /// Two pull requests that cannot both be merged as they are.

@@ -63,6 +63,9 @@ pub struct Job {
     pub not_before: Option<Seconds>,
     /// Memory of the next runs, where the configured limit did not suffice.
     pub memory: Option<Bytes>,
+    /// Its work failed, and `history.yaml` counts it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// What its runs used since the last approval.
     #[serde(default, skip_serializing_if = "Spent::is_nothing")]
     pub spent: Spent,
@@ -75,6 +78,10 @@ pub struct Job {
     pub pr: Option<PrNo>,
     /// What the next code run must know.
     pub feedback: Option<String>,
+    /// What was wrong with the last report of a run that only reads, for the one that takes
+    /// its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_problem: Option<String>,
     /// What the last code run said of its work; becomes the pull request's text.
     pub summary: Option<String>,
     /// One line per run: what came of it.
@@ -125,11 +132,13 @@ impl Job {
             losses: 0,
             not_before: None,
             memory: None,
+            failed: false,
             spent: Spent::default(),
             resume: None,
             unchecked: None,
             pr: None,
             feedback: None,
+            report_problem: None,
             summary: None,
             story: Vec::new(),
         }

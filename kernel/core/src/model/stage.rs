@@ -117,6 +117,8 @@ pub enum Next {
     Check,
     /// Another code run: this one left unfinished work.
     Code,
+    /// The plan, or another code run: the issue was edited.
+    Anew,
     /// A person: another run would fail the same way.
     Human {
         /// What is wrong and what to do.

@@ -288,8 +288,9 @@ fn reject(tx: &mut Tx<'_>, by: &str, number: PrNo, reason: String) -> Result<Str
         by,
         format!("Pull request {number} was rejected: {reason}"),
     )?;
-    if let Some(job) = tx.job(issue) {
+    if let Some(mut job) = tx.job(issue) {
         tx.drop_effects_of(issue);
+        job::count_failed(tx, &mut job);
         tx.archive_job(job);
     }
     back_to_its_gate(tx, issue)?;

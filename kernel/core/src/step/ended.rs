@@ -21,7 +21,7 @@ pub(super) const OUTPUT_LIMIT: usize = 6 << 10;
 pub(super) fn spawn_failed(tx: &mut Tx<'_>, id: RunId, why: &str) -> Result<String, Refusal> {
     let (run, job) = match open_run(tx, id)? {
         Open::Wanted(run, job) => (run, job),
-        Open::Cancelled(note) => return Ok(note),
+        Open::Over(note) => return Ok(note),
     };
     broke_off(
         tx,
@@ -37,7 +37,7 @@ pub(super) fn spawn_failed(tx: &mut Tx<'_>, id: RunId, why: &str) -> Result<Stri
 pub(super) fn left_behind(tx: &mut Tx<'_>, id: RunId, why: &str) -> Result<String, Refusal> {
     match open_run(tx, id)? {
         Open::Wanted(run, job) => given_up(tx, *run, *job, None, ExitClass::Lost, why),
-        Open::Cancelled(note) => Ok(note),
+        Open::Over(note) => Ok(note),
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn ended(
         }
         Open::Wanted(run, job) if run.over_budget && !finished(&run) => over_budget(tx, *run, *job),
         Open::Wanted(run, job) => settled(tx, *run, *job, exit),
-        Open::Cancelled(note) => Ok(note),
+        Open::Over(note) => Ok(note),
     }
 }
 
@@ -139,10 +139,10 @@ pub(super) enum Blame {
     Ours,
 }
 
-/// An open run with the job that waits for it, or one that nobody waits for any more.
+/// An open run with the job that waits for it, or one that is over, however it went.
 enum Open {
     Wanted(Box<Run>, Box<Job>),
-    Cancelled(String),
+    Over(String),
 }
 
 fn open_run(tx: &mut Tx<'_>, id: RunId) -> Result<Open, Refusal> {
@@ -151,12 +151,31 @@ fn open_run(tx: &mut Tx<'_>, id: RunId) -> Result<Open, Refusal> {
         return Err(Refusal::Stale(format!("run {id}")));
     }
     Ok(match live_job_of(tx, &run) {
+        Some(job) if run.outdated => Open::Over(outdated(tx, run, job)?),
         Some(job) => Open::Wanted(Box::new(run), Box::new(job)),
         None => {
             tx.end_run(run, ExitClass::Killed, "cancelled".to_owned());
-            Open::Cancelled(format!("run {id}: cancelled"))
+            Open::Over(format!("run {id}: cancelled"))
         }
     })
+}
+
+/// A code run whose issue was edited. Only now is all known that it pushed.
+fn outdated(tx: &mut Tx<'_>, run: Run, mut job: Job) -> Result<String, Refusal> {
+    let id = run.id;
+    let pushed = pushed_by(&run);
+    let left = match &pushed {
+        Some(commit) => format!("pushed {}", commit.short()),
+        None => "pushed nothing".to_owned(),
+    };
+    job.story
+        .push(format!("{id}: ended, since the issue was edited; {left}"));
+    let to = match pushed {
+        Some(commit) => publish(tx, job, &run, commit, Next::Anew)?,
+        None => job::anew(tx, job)?,
+    };
+    tx.end_run(run, ExitClass::Killed, "the issue was edited".to_owned());
+    Ok(format!("job {}: coding -> {to} ({id}, outdated)", id.job))
 }
 
 /// The job, where it still waits for this very run.

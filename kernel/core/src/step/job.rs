@@ -26,25 +26,33 @@ pub(super) fn label(issue: &mut Issue, label: &str) {
     }
 }
 
-/// Begins the work on an approved issue: with its plan, where its tier asks for one.
+/// Begins the work on an approved issue.
 pub(super) fn begin(tx: &mut Tx<'_>, mut job: Job) -> Result<Stage, Refusal> {
     let issue = tx.issue(job.issue)?;
     let route = tx.route(&issue);
-    let planned = tx.config().planner_of(route.tier).is_some();
     let line = format!("tier {} (score {})", route.tier, route.score);
     job.story.push(line);
     job.route = Some(route);
-    let stage = match planned {
-        true => Stage::PlanDue,
-        false => Stage::Queued,
-    };
+    let stage = first_stage(tx, &job);
     tx.put_job(job);
     Ok(stage)
 }
 
-/// True where its tier asks for a plan.
-pub(super) fn is_planned(tx: &Tx<'_>, job: &Job) -> bool {
-    tx.config().planner_of(tier(job)).is_some()
+/// Where the work on an issue begins: with its plan, where its tier asks for one.
+fn first_stage(tx: &Tx<'_>, job: &Job) -> Stage {
+    match tx.config().planner_of(tier(job)) {
+        Some(_) => Stage::PlanDue,
+        None => Stage::Queued,
+    }
+}
+
+/// Back to where the work begins, which goes on from what is on the branch.
+pub(super) fn anew(tx: &mut Tx<'_>, mut job: Job) -> Result<String, Refusal> {
+    let stage = first_stage(tx, &job);
+    let to = stage.kind().as_str().to_owned();
+    job.enter(stage)?;
+    tx.put_job(job);
+    Ok(to)
 }
 
 /// The tier that a job is worked on in.
@@ -79,7 +87,7 @@ pub(super) fn another_round(
         let rounds = job.rounds;
         let why = format!("{rounds} of {limit} rounds are used up. The last one: {feedback}");
         let draft = postmortem(&tx.issue(job.issue)?, &job, &feedback);
-        return to_human(tx, job, &why, Some(&draft));
+        return work_failed(tx, job, &why, Some(&draft));
     }
     if tx.has_nothing_left(&job, &Purpose::Code) {
         let why = format!("{} The last run: {feedback}", out_of_money(tx, &job));
@@ -199,6 +207,35 @@ pub(super) fn needs_human(tx: &mut Tx<'_>, job: Job, why: &str) -> Result<String
     to_human(tx, job, why, None)
 }
 
+/// As [`needs_human`], where the work itself is no good. What was lost, cost too much or was
+/// refused says nothing of it.
+pub(super) fn work_failed(
+    tx: &mut Tx<'_>,
+    job: Job,
+    why: &str,
+    draft: Option<&str>,
+) -> Result<String, Refusal> {
+    let number = job.issue;
+    let to = to_human(tx, job, why, draft)?;
+    if let Some(mut job) = tx.job(number) {
+        count_failed(tx, &mut job);
+        tx.put_job(job);
+    }
+    Ok(to)
+}
+
+/// The places that its work changes remember that it failed, once for each job.
+pub(super) fn count_failed(tx: &mut Tx<'_>, job: &mut Job) {
+    if let (false, Some(change)) = (job.failed, &job.change) {
+        let went = Went {
+            failed: 1,
+            ..Went::default()
+        };
+        tx.history().add(&change.places, went);
+        job.failed = true;
+    }
+}
+
 /// Longest part of an issue's body in the draft of a postmortem, in bytes.
 const WANTED_LIMIT: usize = 2000;
 
@@ -272,13 +309,6 @@ fn to_human(
             FACTORY,
             format!("What passed the checks is pull request {number}; `factory pr show {number}` says what speaks against it.\n"),
         )?;
-    }
-    if let Some(change) = &job.change {
-        let went = Went {
-            failed: 1,
-            ..Went::default()
-        };
-        tx.history().add(&change.places, went);
     }
     job.enter(Stage::NeedsHuman)?;
     job.feedback = None;

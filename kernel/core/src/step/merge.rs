@@ -58,11 +58,7 @@ fn branch_moved(
             job.checked = job.checked.filter(|checked| checked.commit == new);
             match then {
                 Next::Check => job::to_check(tx, job, commit)?,
-                Next::Code if job.plan.is_none() && job::is_planned(tx, &job) => {
-                    job.enter(Stage::PlanDue)?;
-                    tx.put_job(job);
-                    "plan-due".to_owned()
-                }
+                Next::Anew => job::anew(tx, job)?,
                 Next::Code => {
                     let feedback = job.feedback.clone().unwrap_or_default();
                     job::another_round(tx, job, feedback)?
@@ -83,8 +79,17 @@ fn branch_moved(
                 "{branch}: somebody moved it to {short}; on from there"
             ));
             job.change = Some(change);
-            job.unchecked = None;
-            job::to_check(tx, job, found)?
+            match then {
+                Next::Anew => {
+                    job.checked = None;
+                    job.unchecked = Some(found);
+                    job::anew(tx, job)?
+                }
+                Next::Check | Next::Code | Next::Human { .. } => {
+                    job.unchecked = None;
+                    job::to_check(tx, job, found)?
+                }
+            }
         }
         EffectResult::BranchTaken { found: None } => {
             job.checked = None;

@@ -44,7 +44,7 @@ pub(super) fn ended(
                 job.breaks = 0;
                 job.losses = 0;
                 job.not_before = None;
-                job.feedback = None;
+                job.report_problem = None;
                 let (outcome, to) = taken(tx, job, &run, handed)?;
                 (ExitClass::Ok, outcome, to)
             }
@@ -84,7 +84,7 @@ pub(super) fn again(
         let why = format!("{} The last run: {why}", job::out_of_money(tx, &job));
         return job::needs_human(tx, job, &why);
     }
-    job.feedback = Some(format!(
+    job.report_problem = Some(format!(
         "The run before you ({id}) came to nothing: {}",
         text::trimmed(why, super::ended::OUTPUT_LIMIT)
     ));
@@ -165,6 +165,7 @@ fn reviewed(
         verdict: report.verdict,
         confidence: report.confidence,
         summary: text::trimmed(&report.summary, 2000),
+        may_run_the_change: engine::may_run_the_change(&run.engine),
     });
     let text = report.text();
     let to = match report.verdict {
@@ -179,7 +180,7 @@ fn reviewed(
                 "The review of {} ({id}) rejects the work:\n\n{text}",
                 commit.short()
             );
-            job::needs_human(tx, job, &why)?
+            job::work_failed(tx, job, &why, None)?
         }
     };
     Ok((said, to))

@@ -11,7 +11,7 @@ use crate::{
     grant::{Grant, ModelGrant, PushRules, Role},
     ids::{IssueNo, Oid, RunId},
     inbox::InboxEntry,
-    model::{Ending, Frozen, PrState, Purpose, Run, RunState, Stage, Tests, UsageTotal},
+    model::{Ending, Frozen, Job, PrState, Purpose, Run, RunState, Stage, Tests, UsageTotal},
 };
 
 pub(super) fn granted(
@@ -136,6 +136,7 @@ pub(super) fn granted(
         wall_seconds: limits.wall.0,
     };
     let resumed = resume.as_ref().map(|r| r.run);
+    let feedback = told(&mut job, role);
     tx.put_run(Run {
         id,
         purpose,
@@ -157,7 +158,7 @@ pub(super) fn granted(
         intent: facts.intent,
         merge_target: facts.merge_target,
         branch_tip: facts.branch_tip,
-        feedback: job.feedback.clone(),
+        feedback,
         session,
         resume,
         checkpoint: None,
@@ -165,6 +166,7 @@ pub(super) fn granted(
         created: tx.now.0,
         stop_ordered: false,
         over_budget: false,
+        outdated: false,
         inbox_seen: None,
         pushed: None,
         report: None,
@@ -178,6 +180,23 @@ pub(super) fn granted(
         None => id.to_string(),
     };
     Ok(format!("job {number}: {from} -> {to} ({how})"))
+}
+
+/// What a run of this role is told of those before it.
+fn told(job: &mut Job, role: Role) -> Option<String> {
+    match role {
+        Role::Code => {
+            job.report_problem = None;
+            job.feedback.clone()
+        }
+        Role::Plan | Role::Split => {
+            let both = [&job.feedback, &job.report_problem].into_iter().flatten();
+            let both: Vec<&str> = both.map(String::as_str).collect();
+            (!both.is_empty()).then(|| both.join("\n\n"))
+        }
+        Role::Review => job.report_problem.clone(),
+        Role::Check => None,
+    }
 }
 
 pub(super) fn running(tx: &mut Tx<'_>, id: RunId) -> Result<String, Refusal> {

@@ -133,7 +133,7 @@ fn rework(tx: &mut Tx<'_>, mut job: Job, feedback: String) -> Result<(), Refusal
 }
 
 /// Changes what an issue asks for. What was planned and coded for the old text is looked at
-/// anew: a run that lives is ended, and its branch is what the next one starts from.
+/// anew: a run that lives is ended, and what it pushed is what the next one starts from.
 pub(super) fn edit(
     tx: &mut Tx<'_>,
     by: &str,
@@ -184,17 +184,6 @@ pub(super) fn edit(
         pr.state = PrState::Reworking;
         tx.put_pr(pr);
     }
-    // Its run is ended, and what that had pushed is on no branch yet.
-    if let Stage::Coding { run } = job.stage()
-        && let Ok(run) = tx.run(*run)
-        && let Some(commit) = run.pushed.filter(|commit| *commit != run.grant.start)
-    {
-        let said = format!(
-            "The issue was edited, so {} is ended. What it had pushed is commit {commit}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {commit}` brings it.\n",
-            run.id
-        );
-        tx.comment(number, FACTORY, said)?;
-    }
     let next = match is_instruction {
         true => Stage::SplitDue,
         false => {
@@ -210,8 +199,15 @@ pub(super) fn edit(
     let next = match job.stage().clone() {
         Stage::Publishing { commit, .. } => Stage::Publishing {
             commit,
-            then: Next::Code,
+            then: Next::Anew,
         },
+        // It may push until it is over.
+        Stage::Coding { run } => {
+            let mut live = tx.run(run)?;
+            live.outdated = true;
+            tx.put_run(live);
+            Stage::Coding { run }
+        }
         _ => next,
     };
     job.rounds = 0;

@@ -1,6 +1,7 @@
 //! A job whose agents and checks do what a test says, and people who step in.
 
 mod people;
+mod remembered;
 
 use crate::{
     given::{self, file},

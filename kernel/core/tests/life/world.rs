@@ -57,6 +57,8 @@ pub struct World {
     merges: BTreeMap<(PrNo, Oid, Oid, i64), (Oid, bool)>,
     /// Every run that was ever granted.
     granted: BTreeSet<RunId>,
+    /// Runs whose job was given up.
+    unwanted: BTreeSet<RunId>,
     /// What agents report, one after the other.
     pub reports: fn(RunId, &mut Dice) -> Vec<String>,
     /// What every commit changes, where nothing goes wrong.
@@ -89,11 +91,13 @@ impl World {
             changed: BTreeSet::new(),
             merges: BTreeMap::new(),
             granted: BTreeSet::new(),
+            unwanted: BTreeSet::new(),
             reports: |_, _| Vec::new(),
             every_change: Change {
                 files: 1,
                 lines: 10,
                 places: vec!["src".to_owned(), "src/a".to_owned()],
+                too_large: false,
                 with_base_tests: None,
             },
             known: BTreeMap::new(),
@@ -204,6 +208,7 @@ impl World {
         }
         assert!(!step.note.contains('\n') && step.message().contains("\n\nFactory-Step: "));
         self.record(&step);
+        self.nothing_pushed_is_lost(&step);
         self.filed.take(&self.state, &step.delta, now);
         self.account.take(&self.state, &step.delta, &event);
         for (id, put) in &step.delta.runs {
@@ -234,6 +239,30 @@ impl World {
         for (key, put) in &step.delta.effects {
             if let Put::Live(effect) = put {
                 self.recorded(key, &effect.kind);
+            }
+        }
+    }
+
+    /// What a code run pushed is on its way to the branch when it ends, as long as its job lives.
+    fn nothing_pushed_is_lost(&mut self, step: &Step) {
+        for (id, put) in &step.delta.jobs {
+            if matches!(put, Put::Archived(_)) {
+                let runs = self.state.runs.keys().filter(|run| run.job == *id);
+                self.unwanted.extend(runs);
+            }
+        }
+        for put in step.delta.runs.values() {
+            if let Put::Live(run) = put
+                && !run.is_open()
+                && run.purpose == Purpose::Code
+                && run
+                    .pushed
+                    .as_ref()
+                    .is_some_and(|new| *new != run.grant.start)
+            {
+                let id = run.id;
+                let goes_on = self.effects.contains_key(&format!("branch-{id}"));
+                assert!(goes_on || self.unwanted.contains(&id), "{id} pushed: lost");
             }
         }
     }

@@ -84,11 +84,58 @@ fn lines_files_and_places_are_counted_from_where_it_left_the_target() {
             places: ["a.txt", "image.bin", "moved.txt", "new", "src", "src/deep"]
                 .map(str::to_owned)
                 .to_vec(),
+            too_large: false,
             with_base_tests: None,
         }
     );
     let nothing = measure(&lab.door, &target, &lab.first, &tests(), KEPT).unwrap();
     assert_eq!(nothing, Change::default());
+}
+
+#[test]
+fn long_lines_and_binary_files_count_by_their_bytes() {
+    let long = "x".repeat(100_000);
+    let lab = Lab::new(&[
+        ("edited.txt", &"line\n".repeat(5000)),
+        ("long.txt", &format!("{long}\n")),
+        ("source.txt", &"line\n".repeat(1000)),
+    ]);
+    let count = |name: &str, path: &str, content: &str| {
+        let change = lab.in_door(name, &lab.first, |top| put(top, path, content));
+        let found = measured(&lab, &change);
+        (found.lines, found.too_large)
+    };
+    // In a large file only what changes counts.
+    let edited = format!("new\n{}", "line\n".repeat(5000));
+    assert_eq!(count("edited", "edited.txt", &edited), (1, false));
+    let kept = format!("{long}\nline\n");
+    assert_eq!(count("kept", "long.txt", &kept), (1, false));
+    // One line each, of which 200 bytes are one.
+    assert_eq!(count("added", "new.txt", &long), (501, false));
+    let other = format!("{}\n", "y".repeat(100_000));
+    assert_eq!(count("other", "long.txt", &other), (1001, false));
+    // One byte hides no text.
+    let hidden = format!("\0{}", "more\n".repeat(1000));
+    assert_eq!(count("hidden", "source.txt", &hidden), (51, false));
+    let bytes = format!("\0{long}");
+    assert_eq!(count("bytes", "new.bin", &bytes), (501, false));
+    let gone = lab.in_door("gone", &lab.first, |top| put(top, "a.bin", &bytes));
+    let target = gone.clone();
+    let gone = lab.in_door("gone-again", &gone, |top| {
+        fs::remove_file(top.join("a.bin")).unwrap();
+    });
+    let found = measure(&lab.door, &target, &gone, &tests(), KEPT).unwrap();
+    assert_eq!(found.lines, 501);
+    // Beyond what a patch shows, it says so.
+    let many = "line\n".repeat(PATCH_LIMIT / 5);
+    let (lines, too_large) = count("many", "new.txt", &many);
+    assert!(lines > 200_000 && too_large, "{lines}");
+    let huge = format!("\0{}", "huge\n".repeat(4 << 20));
+    let (lines, too_large) = count("huge", "new.bin", &huge);
+    assert!(lines > 100_000 && too_large, "{lines}");
+    let largest = "1234567890123\n".repeat(6 << 20);
+    let (lines, too_large) = count("largest", "new.txt", &largest);
+    assert!(lines > 400_000 && too_large, "{lines}");
 }
 
 #[test]
@@ -242,6 +289,33 @@ fn conflicts_with_open_pull_requests_are_named() {
     assert!(!found[0].files.contains('\n'), "{found:?}");
     assert_eq!(found[1].files, "a.txt");
     assert_eq!(conflicts(&lab.door, &head, &[]).unwrap(), []);
+}
+
+#[test]
+fn nothing_in_a_change_hides_its_text_from_the_patch() {
+    let lab = Lab::new(&[
+        ("a.txt", "one\n"),
+        ("b.txt", "b\n"),
+        (".gitattributes", "b.txt -diff\n"),
+    ]);
+    let change = lab.in_door("change", &lab.first, |top| {
+        put(top, ".gitattributes", "* -diff\n");
+        put(top, "a.txt", "one\n# \0\nbad words\n");
+        put(top, "b.txt", "more of them\n");
+    });
+    let text = patch(&lab.door, &lab.first, &change).unwrap().unwrap();
+    for line in ["+# \u{fffd}\n", "+bad words\n", "-b\n+more of them\n"] {
+        assert!(text.contains(line), "no `{line}` in {text}");
+    }
+    assert!(!text.contains('\0'), "{text}");
+    // What makes it too long is left out, and the rest is told.
+    let large = lab.in_door("large", &lab.first, |top| {
+        put(top, "a.txt", "two\n");
+        put(top, "new.bin", &"\0".repeat(PATCH_LIMIT));
+    });
+    let text = patch(&lab.door, &lab.first, &large).unwrap().unwrap();
+    assert!(text.contains("-one\n+two\n") && text.contains("new.bin differ"));
+    assert!(measured(&lab, &large).too_large);
 }
 
 #[test]

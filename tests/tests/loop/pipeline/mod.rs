@@ -4,6 +4,7 @@ mod instruction;
 mod people;
 mod queue;
 mod reports;
+mod reviewers;
 mod reviews;
 
 use factory_tests::Lab;

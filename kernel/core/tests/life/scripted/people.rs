@@ -109,10 +109,9 @@ fn an_edited_issue_is_planned_anew_and_its_run_is_ended() {
         body: Some("Something else.".to_owned()),
     };
     order(&mut world, edit());
-    assert_eq!(stage(&world), StageKind::PlanDue);
     assert!(job(&world).plan.is_none());
-    assert!(world.plan().contains(&Action::Kill(coding)));
-    world.perform(Action::Kill(coding));
+    assert!(world.plan().contains(&Action::Stop(coding)));
+    world.perform(Action::Stop(coding));
     plans(&mut world);
     // While its work is on the way to the branch, that comes first.
     order(&mut world, Command::Approve(ONE));
@@ -122,7 +121,7 @@ fn an_edited_issue_is_planned_anew_and_its_run_is_ended() {
     assert!(matches!(
         job(&world).stage(),
         Stage::Publishing {
-            then: Next::Code,
+            then: Next::Anew,
             ..
         }
     ));
