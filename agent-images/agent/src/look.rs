@@ -296,3 +296,39 @@ fn page(out: &[u8], from_row: usize, numbered: bool) -> String {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_goes_on_where_it_says_and_hides_nothing() {
+        let long = "x".repeat(3 * ANSWER) + "END";
+        let out = format!("first\u{202e}\n{long}\nlast");
+        let mut seen = String::new();
+        let mut from = 1;
+        loop {
+            let answer = page(out.as_bytes(), from, false);
+            assert!(answer.len() <= ANSWER + ROW + 100, "{}", answer.len());
+            let goes_on = answer.rsplit_once("[goes on: from_row ");
+            let Some((rows, next)) = goes_on else {
+                seen.push_str(&answer);
+                break;
+            };
+            seen.push_str(rows);
+            from = next.trim_end_matches("]\n").parse().unwrap_or(usize::MAX);
+        }
+        assert!(seen.starts_with("first\\u{202e}\n"), "it is shown");
+        let seen = seen.replace('\n', "");
+        assert_eq!(seen, format!("first\\u{{202e}}{long}last"));
+    }
+
+    #[test]
+    fn rows_of_a_file_have_the_numbers_of_their_lines() {
+        let out = format!("one\n{}\nthree\n", "y".repeat(ROW + 1));
+        let answer = page(out.as_bytes(), 2, true);
+        let numbers: Vec<&str> = answer.lines().filter_map(|row| row.get(..6)).collect();
+        assert_eq!(numbers, ["     2", "     2", "     3"]);
+        assert_eq!(page(b"", 1, true), "[nothing]\n");
+    }
+}

@@ -35,18 +35,18 @@ conversations:
     when: {contains: "The review before, of", model: claude-haiku-4-5}
     steps: &approves
       - text: I read the change.
-        tool: Bash
-        input: {command: "cat /run/factory/change.patch", description: read}
+        tool: Read
+        input: {file_path: /run/factory/change.patch}
       - text: It is as it should be.
-        tool: Bash
-        input: {command: "echo '{\"verdict\": \"approve\", \"confidence\": 0.97, \"summary\": \"As asked.\"}' | factory-agent report", description: report}
+        tool: mcp__factory__report
+        input: {verdict: approve, confidence: 0.97, summary: "As asked."}
       - text: Approved.
   - name: first review of Multiply
     when: {contains: "Add mul(a, b).", model: claude-haiku-4-5}
     steps:
       - text: Zero is not tested.
-        tool: Bash
-        input: {command: "echo '{\"verdict\": \"request_changes\", \"confidence\": 0.9, \"summary\": \"Zero is not tested.\", \"comments\": [{\"path\": \"test_mul.py\", \"line\": 1, \"severity\": \"major\", \"text\": \"Test a factor of zero.\"}]}' | factory-agent report", description: report}
+        tool: mcp__factory__report
+        input: {verdict: request_changes, confidence: 0.9, summary: "Zero is not tested.", comments: [{path: test_mul.py, line: 1, severity: major, text: "Test a factor of zero."}]}
       - text: Changes requested.
   - name: review
     when: {contains: "You are a reviewer of", model: claude-haiku-4-5}
