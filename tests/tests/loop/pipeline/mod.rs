@@ -7,8 +7,8 @@ mod reports;
 mod reviewers;
 mod reviews;
 
+use factory_core::model::Run;
 use factory_tests::Lab;
-use std::collections::BTreeMap;
 
 /// Approves whatever it sees.
 const APPROVES: &str = r#"cat >/dev/null
@@ -60,21 +60,25 @@ fn cast(coder: &str, stages: &[(&str, &str)], rest: &str) -> Lab {
     lab
 }
 
-/// The runs of an issue that are over, in order: what each was for.
-fn purposes(lab: &Lab, issue: u64) -> Vec<String> {
+/// The runs of an issue that are over, in order.
+fn runs(lab: &Lab, issue: u64) -> Vec<Run> {
     let files = lab.state_files("archive/runs/").unwrap_or_default();
-    let mut runs: BTreeMap<u32, String> = BTreeMap::new();
-    for bytes in files.values() {
+    let runs = files.values().map(|bytes| {
         let text = String::from_utf8_lossy(bytes);
-        let run: factory_core::model::Run =
-            factory_core::state::parse("run", text.as_bytes()).unwrap();
-        if run.id.job.0 == issue {
-            runs.insert(run.id.k, serde_json::to_string(&run.purpose).unwrap());
-        }
-    }
-    runs.into_values()
-        .map(|purpose| purpose.trim_matches('"').to_owned())
-        .collect()
+        factory_core::state::parse::<Run>("run", text.as_bytes()).unwrap()
+    });
+    let mut runs: Vec<Run> = runs.filter(|run| run.id.job.0 == issue).collect();
+    runs.sort_by_key(|run| run.id.k);
+    runs
+}
+
+/// What each of them was for.
+fn purposes(lab: &Lab, issue: u64) -> Vec<String> {
+    let purposes = runs(lab, issue).into_iter().map(|run| {
+        let purpose = serde_json::to_string(&run.purpose).unwrap();
+        purpose.trim_matches('"').to_owned()
+    });
+    purposes.collect()
 }
 
 /// Every commit that main was ever moved to, oldest first, is green by `check`.

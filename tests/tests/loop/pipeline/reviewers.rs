@@ -1,8 +1,9 @@
 //! Who reviews with a real engine looks, and runs nothing: what runs beside it could speak
 //! in its name.
 
-use super::{AUTO, cast, command, purposes};
+use super::{AUTO, cast, command, purposes, runs};
 use crate::subjects;
+use factory_core::model::Purpose;
 use factory_tests::{Lab, Model};
 use serde_json::Value;
 
@@ -186,4 +187,67 @@ fn claude_sees_everything_that_it_reviews() {
 #[test]
 fn codex_sees_everything_that_it_reviews() {
     sees_everything("codex");
+}
+
+/// Claude writes, and codex asks for something else once.
+const TWO_VENDORS: &str = r#"
+conversations:
+  - name: second review
+    when: {contains: "The review before, of"}
+    steps:
+      - {tool: mcp__factory__report, input: {verdict: approve, confidence: 0.97, summary: "Well said."}}
+      - text: Approved.
+  - name: first review
+    when: {contains: "You are a reviewer of"}
+    steps:
+      - tool: mcp__factory__report
+        input: {verdict: request_changes, confidence: 0.9, summary: "Not yet.", comments: [{path: greeting.txt, line: 1, severity: major, text: "Say hello instead."}]}
+      - text: Changes requested.
+  - name: code
+    when: {contains: "Greet people"}
+    steps:
+      - text: THIS IS THE FIRST ROUND.
+        tool: Bash
+        input: {command: "echo hi >greeting.txt && git add -A && git commit -qm 'Say hi' && git push -q", description: work}
+      - text: Done.
+      - tool: Bash
+        input: {command: "echo hello >greeting.txt && git commit -qam 'Say hello' && git push -q", description: mend}
+      - text: Done again.
+"#;
+
+#[test]
+fn codex_reviews_claude_which_goes_on_in_its_conversation() {
+    let model = Model::yaml(TWO_VENDORS);
+    let mut lab = Lab::new();
+    lab.env("TEST_API_KEY", "some-made-up-key");
+    let rest = format!(
+        "checks: [\"test -e greeting.txt\"]\nstages: {{review: {{engine: codex}}}}\n{AUTO}auto_merge: {{}}\n"
+    );
+    let config = Lab::claude_config(&model, &rest);
+    let openai = format!(
+        "models:\n  openai: {{base_url: \"{}/v1\", key_env: TEST_API_KEY}}\n",
+        model.base_url()
+    );
+    lab.write("factory.yaml", &config.replace("models:\n", &openai));
+    lab.commit("Begin");
+    lab.ok(&["issue", "new", "--title", "Greet people"]);
+    lab.until_idle_ok();
+    lab.assert_at_rest();
+    let round = ["code", "check", "review"];
+    assert_eq!(purposes(&lab, 1), [round; 2].concat());
+    assert_eq!(lab.read("greeting.txt"), "hello\n");
+    let runs = runs(&lab, 1);
+    let engines = runs.iter().filter(|run| run.purpose != Purpose::Check);
+    let engines: Vec<&str> = engines.map(|run| run.engine.as_str()).collect();
+    assert_eq!(engines, ["claude", "codex", "claude", "codex"]);
+    let asked = model.requests();
+    let told: Vec<_> = asked
+        .iter()
+        .map(|request| String::from_utf8_lossy(&request.body))
+        .filter(|body| body.contains("Say hello instead.") && !body.contains("You are a reviewer"))
+        .collect();
+    assert!(!told.is_empty());
+    for body in told {
+        assert!(body.contains("THIS IS THE FIRST ROUND."), "{body}");
+    }
 }

@@ -1,8 +1,8 @@
 //! What checks and reviews lead to.
 
-use super::{APPROVES, AUTO, HELLO, SAYS_HELLO, cast, purposes};
+use super::{APPROVES, AUTO, HELLO, SAYS_HELLO, cast, command, purposes, runs};
 use crate::{comments, subjects};
-use factory_core::model::{PrState, Stage};
+use factory_core::model::{PrState, Purpose, Stage};
 
 /// Plans, for a coder who does what the plan says.
 const PLANS: &str = r#"cat >/dev/null
@@ -220,4 +220,43 @@ fn a_large_change_is_asked_once_to_become_smaller() {
     let pr = state.prs.values().next().unwrap();
     assert_eq!(pr.labels, ["oversized"], "{pr:?}");
     assert_eq!(pr.state, PrState::Ready);
+}
+
+#[test]
+fn who_comes_to_nothing_is_followed_by_the_tier_above_with_its_limits() {
+    let rough =
+        "cat >/dev/null; echo hi >greeting.txt; git add -A; git commit -qm Try; git push -q";
+    let tiers = format!(
+        "tiers:\n  low: {{engine: {}, rounds: 1, escalate: true, limits: {{wall: 3m}}}}\n  medium: {{limits: {{wall: 7m}}}}\n",
+        command(rough)
+    );
+    let lab = cast(
+        SAYS_HELLO,
+        &[("review", APPROVES)],
+        &format!("{HELLO}{AUTO}{tiers}"),
+    );
+    lab.ok(&[
+        "issue",
+        "new",
+        "--title",
+        "Greet people",
+        "--label",
+        "complexity:low",
+    ]);
+    lab.until_idle_ok();
+    lab.assert_at_rest();
+    assert_eq!(
+        purposes(&lab, 1),
+        ["code", "check", "check", "code", "check", "review"],
+        "red checks are run again"
+    );
+    assert_eq!(lab.read("greeting.txt"), "hello\n");
+    let limits: Vec<u64> = runs(&lab, 1)
+        .iter()
+        .filter(|run| run.purpose == Purpose::Code)
+        .map(|run| run.limits.wall.0)
+        .collect();
+    assert_eq!(limits, [180, 420]);
+    let job = lab.ok(&["job", "show", "1"]);
+    assert!(job.contains("one tier up"), "{job}");
 }
