@@ -4,6 +4,7 @@ use super::{APPROVES, AUTO, assert_always_green, cast, command, purposes};
 use crate::subjects;
 use factory_core::model::{PrState, Stage};
 use factory_tests::{Lab, Model};
+use std::process::Stdio;
 
 /// The project: a calculator with its tests.
 const CALC: &str = "def add(a, b):\n    return a + b\n";
@@ -200,6 +201,37 @@ fn with_human_gates_an_instruction_waits_at_each_of_them_with_nothing_running() 
     lab.assert_at_rest();
     let shown = lab.ok(&["issue", "show", "1"]);
     assert!(shown.contains("1 merged, 1 given up"), "{shown}");
+}
+
+#[test]
+fn whoever_waits_for_an_instruction_waits_while_a_gate_does_and_is_told_the_end() {
+    let stages = [("split", SPLITS), ("review", APPROVES)];
+    let lab = cast(
+        WORDS,
+        &stages,
+        "checks: [\"test -s words.txt\"]\nslots: 1\ngates: {merge: auto}\n",
+    );
+    let mut start = lab.start(&[], &[]);
+    let mut waits = lab
+        .factory()
+        .args(["do", "Write two words", "--wait"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    start.until("its issues wait, nothing runs", |state| {
+        let job = state.jobs.values().next();
+        state.runs.is_empty() && job.is_some_and(|job| *job.stage() == Stage::SplitReady)
+    });
+    assert_eq!(waits.try_wait().unwrap(), None, "it waits");
+    lab.ok(&["issue", "approve", "1"]);
+    assert_eq!(waits.wait().unwrap().code(), Some(0));
+    assert!(lab.state().jobs.is_empty());
+    start.interrupt();
+    assert_eq!(start.ended().code, 0);
+    lab.assert_at_rest();
+    assert_eq!(lab.read("words.txt"), "one\ntwo\n");
 }
 
 #[test]
