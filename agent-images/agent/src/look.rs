@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Most bytes of one answer.
-const ANSWER: usize = 48 * 1024;
+const ANSWER: usize = 24 * 1024;
 /// Longest row of an answer, in bytes: a longer line takes several, so that none is hidden.
 const ROW: usize = 2000;
 /// Most bytes of a file, or of what git says, that are gone through for an answer.
@@ -160,7 +160,14 @@ fn change(places: &Places, value: Value) -> Result<String, LookError> {
     }
     let range = format!("{target}...HEAD");
     // What the change says of its own files hides nothing of it.
-    let mut words = vec!["diff", "--text", "--no-ext-diff", "--no-textconv", &range];
+    let mut words = vec![
+        "diff",
+        "--text",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--ignore-submodules=none",
+        &range,
+    ];
     words.push("--");
     words.extend(path.as_deref());
     let out = git_says(places, &words, &[0])?;
@@ -197,7 +204,7 @@ fn search(places: &Places, value: Value) -> Result<String, LookError> {
         from_row,
     } = arguments(value)?;
     let mut words = vec!["grep", "--no-textconv", "--text", "-nE", "-e", &pattern];
-    words.extend(["HEAD", "--"]);
+    words.push("--");
     words.extend(path.as_deref());
     // 1: nothing was found.
     let out = git_says(places, &words, &[0, 1])?;
@@ -237,24 +244,41 @@ fn read(places: &Places, value: Value) -> Result<String, LookError> {
 
 /// What git says in the work tree, as far as it is gone through.
 fn git_says(places: &Places, words: &[&str], fine: &[i32]) -> Result<Vec<u8>, LookError> {
-    let words = [&["--literal-pathspecs"], words].concat();
+    let words = [
+        &["--literal-pathspecs", "-c", "core.quotePath=false"],
+        words,
+    ]
+    .concat();
     let mut child = git::command(places, &words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(LookError::NoGit)?;
+    // What it warns of must not make it wait: a change can bring any number of warnings.
+    let stderr = child.stderr.take();
+    let warnings = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        if let Some(mut stderr) = stderr {
+            let mut piece = [0; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut piece) {
+                said.extend_from_slice(&piece[..n.min(4096_usize.saturating_sub(said.len()))]);
+            }
+        }
+        said
+    });
     let mut out = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let read = stdout.take(SOURCE).read_to_end(&mut out);
         read.map_err(LookError::NoGit)?;
     }
-    let ended = child.wait_with_output().map_err(LookError::NoGit)?;
-    match ended.status.code() {
+    let ended = child.wait().map_err(LookError::NoGit)?;
+    let warnings = warnings.join().unwrap_or_default();
+    match ended.code() {
         Some(code) if fine.contains(&code) => Ok(out),
         // It had more to say than was read.
         None if out.len() as u64 == SOURCE => Ok(out),
-        _ => Err(LookError::Git(output::text(&ended.stderr, 4096))),
+        _ => Err(LookError::Git(output::text(&warnings, 4096))),
     }
 }
 
@@ -330,5 +354,46 @@ mod tests {
         let numbers: Vec<&str> = answer.lines().filter_map(|row| row.get(..6)).collect();
         assert_eq!(numbers, ["     2", "     2", "     3"]);
         assert_eq!(page(b"", 1, true), "[nothing]\n");
+    }
+
+    #[test]
+    fn what_a_change_says_of_itself_neither_hides_it_nor_holds_up_who_looks() {
+        const SCRIPT: &str = r#"set -eu; exec 2>/dev/null
+export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+mkdir workspace; cd workspace; git init -q -b main
+git update-index --add --cacheinfo 160000,1111111111111111111111111111111111111111,sub
+echo one >ä.txt; git add ä.txt; git commit -qm Begin; git rev-parse HEAD >../base
+printf '[submodule "sub"]\n\tpath = sub\n\turl = ./sub\n\tignore = all\n' >.gitmodules
+git update-index --cacheinfo 160000,2222222222222222222222222222222222222222,sub
+seq 2000 | sed 's/.*/!a& text/' >.gitattributes; echo '*.txt -diff' >>.gitattributes
+printf 'two\0\n' >ä.txt; git add .gitmodules .gitattributes ä.txt; git commit -qm Change
+"#;
+        let dir = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("sh")
+            .args(["-c", SCRIPT])
+            .current_dir(dir.path())
+            .status();
+        assert!(made.unwrap().success());
+        let base = std::fs::read_to_string(dir.path().join("base")).unwrap();
+        let places = Places::below(dir.path().to_owned());
+        let look = |name: &str, arguments: Value| {
+            let look = Look::named(name).unwrap();
+            look.call(&places, arguments).unwrap()
+        };
+        let all = look("change", json!({"target": base.trim(), "from_row": 2000}));
+        assert!(all.contains("Subproject commit 2222"), "{all}");
+        let change = look("change", json!({"target": base.trim(), "path": "ä.txt"}));
+        assert!(change.contains("-one\n+two\\u{0}\n"), "{change}");
+        assert!(look("files", json!({})).contains("\nä.txt\n"));
+        assert_eq!(
+            look("search", json!({"pattern": "^tw"})),
+            "ä.txt:1:two\\u{0}\n"
+        );
+        assert_eq!(
+            look("read", json!({"path": "ä.txt"})),
+            "     1  two\\u{0}\n"
+        );
+        let none = Look::named("read").unwrap();
+        assert!(none.call(&places, json!({"path": ".."})).is_err());
     }
 }

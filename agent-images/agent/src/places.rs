@@ -24,6 +24,12 @@ impl Places {
         }
     }
 
+    /// Those below a folder.
+    #[cfg(test)]
+    pub fn below(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// An absolute path of the container, where it is for this process.
     pub fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))

@@ -132,7 +132,7 @@ fn review(config: &Config, known: &Known<'_>) -> Evidence {
             );
             let min = wanted.min_confidence;
             match review.verdict {
-                ReviewVerdict::Approve if review.may_run_the_change => (
+                ReviewVerdict::Approve if !review.own_word => (
                     Holds::No,
                     format!(
                         "{said}, by an engine that may run the code it reviews, which could speak for it"
@@ -266,7 +266,7 @@ mod tests {
                     verdict: ReviewVerdict::Approve,
                     confidence: Confidence(900),
                     summary: "Good.".to_owned(),
-                    may_run_the_change: false,
+                    own_word: true,
                 }),
                 route: None,
                 history: History::default(),
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(set(ReviewVerdict::Approve, 900).0, YES);
         let (holds, why) = set(ReviewVerdict::Approve, 899);
         assert!(holds == NO && why.contains("at least 0.9"), "{why}");
-        let (holds, why) = of(|all| all.review.as_mut().unwrap().may_run_the_change = true);
+        let (holds, why) = of(|all| all.review.as_mut().unwrap().own_word = false);
         assert!(holds == NO && why.contains("could speak for it"), "{why}");
         assert_eq!(set(ReviewVerdict::RequestChanges, 1000).0, NO);
         assert_eq!(set(ReviewVerdict::Reject, 1000).0, NO);

@@ -93,19 +93,17 @@ fn lines(door: &DoorRepo, base: &Oid, commit: &Oid) -> Result<u64, RepoError> {
         return Ok((MOST_COUNTED / LONGEST_LINE) as u64);
     };
     let mut objects = None;
-    let (mut total, mut lines, mut bytes) = (0, 0_u64, 0_u64);
-    let of_file = |lines: u64, bytes: u64| lines.max(bytes.div_ceil(LONGEST_LINE as u64));
+    let mut total = 0;
+    let of = |bytes: u64| bytes.div_ceil(LONGEST_LINE as u64).max(1);
     let mut index: &[u8] = &[];
     let mut in_hunk = false;
     for line in patch.split_inclusive(|byte| *byte == b'\n') {
         if line.starts_with(b"diff --git ") {
-            total += of_file(lines, bytes);
-            (lines, bytes, in_hunk) = (0, 0, false);
+            in_hunk = false;
         } else if line.starts_with(b"@@") {
             in_hunk = true;
         } else if in_hunk && matches!(line.first(), Some(b'+' | b'-')) {
-            lines += 1;
-            bytes += line.len() as u64 - 1;
+            total += of(line.len() as u64 - 1);
         } else if let Some(ids) = line.strip_prefix(b"index ") {
             index = ids;
         } else if line.starts_with(BINARY) {
@@ -113,10 +111,10 @@ fn lines(door: &DoorRepo, base: &Oid, commit: &Oid) -> Result<u64, RepoError> {
                 Some(objects) => objects,
                 none => none.insert(door.objects()?),
             };
-            bytes += binary(objects, index)?;
+            total += of(binary(objects, index)?);
         }
     }
-    Ok(total + of_file(lines, bytes))
+    Ok(total)
 }
 
 /// Bytes of both contents of a binary file, by the line `<object>..<object>` of its patch.

@@ -178,8 +178,11 @@ fn what_is_protected_while_the_checks_work_waits_for_a_person() {
 
 /// Writes more into the intent layer than is read, and mends it once it is told.
 const BREAKER: &str = r#"set -eu
+cat >/tmp/brief
 mkdir -p intent
-if grep -q "nothing could begin"; then
+if grep -q "is large: " /tmp/brief; then
+  exit 0 # it stays so
+elif grep -q "nothing could begin" /tmp/brief; then
   rm -r intent
   echo hello >greeting.txt
 else

@@ -48,7 +48,7 @@ pub fn perform<R: Runtime>(
         EffectKind::MoveBranch { .. } => None,
     };
     let target = state.meta.target.clone();
-    let tests = state.config.config.test_files.clone();
+    let tests = state.config.config.tests_of_target();
     Box::pin(async move {
         let result = tools
             .git(move |repos| match effect.kind {
@@ -296,9 +296,10 @@ fn merge_with(
         return Ok(Some(MergeResult::AlreadyMerged));
     };
     // A person's commits on the branch are not left out without a word.
+    let tests = config.tests_of_target();
     let measure = Measure {
         target: branch,
-        tests: &config.test_files,
+        tests: &tests,
         issue: pr.issue,
     };
     if repos

@@ -92,8 +92,15 @@ pub fn grant<R: Runtime>(
                 };
                 Ok(match fixed {
                     Some(commit) => (tip, config, commit, None, None),
-                    // They look at what the target holds.
-                    None if only_reads => (tip.clone(), config, tip, None, None),
+                    // They look at what the target holds, or at the work that there is.
+                    None if only_reads && branch.is_empty() => {
+                        (tip.clone(), config, tip, None, None)
+                    }
+                    None if only_reads => {
+                        let (start, ..) =
+                            start_of(repos, &branch, tips.remove(&branch), &tip, None)?;
+                        (tip, config, start, None, None)
+                    }
                     None => {
                         let (start, merge_target, branch_tip) =
                             start_of(repos, &branch, tips.remove(&branch), &tip, resumed_start)?;

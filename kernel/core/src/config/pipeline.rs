@@ -227,6 +227,14 @@ impl Config {
         })
     }
 
+    /// What the target decides of a check: `test_files`, and the scripts that `checks` run.
+    /// Without the scripts where there are more globs than one list holds.
+    pub fn tests_of_target(&self) -> Globs {
+        let scripts = self.checks.iter().flat_map(|check| scripts(check));
+        let all = scripts.chain(self.test_files.texts().iter().cloned());
+        Globs::new(all).unwrap_or_else(|_| self.test_files.clone())
+    }
+
     /// Limits of a run: a tier's own are for its code runs.
     pub fn limits_of(&self, purpose: &Purpose, tier: Complexity) -> Limits {
         let own = match purpose {
@@ -247,6 +255,29 @@ impl Config {
     pub fn rounds_of(&self, tier: Complexity) -> u32 {
         self.tiers.of(tier).rounds.unwrap_or(self.rounds)
     }
+}
+
+/// The scripts that a shell command runs, as globs: what is named by `./` or ends like a shell
+/// script, and what a shell is given. A command may change its directory first, so only the
+/// end of the path counts.
+fn scripts(command: &str) -> Vec<String> {
+    let between = |c: char| c.is_whitespace() || ";|&()<>\"'`".contains(c);
+    let mut found = Vec::new();
+    let mut for_shell = false;
+    for word in command.split(between).filter(|word| !word.is_empty()) {
+        let path = word.strip_prefix("./");
+        let named = path.is_some() || word.ends_with(".sh") || word.ends_with(".bash");
+        let path = path.unwrap_or(word);
+        let is_option = word.starts_with('-');
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+        let inside = !path.starts_with('/') && path.split('/').all(|part| part != "..");
+        if (named || for_shell) && !is_option && inside && path.chars().all(plain) {
+            found.push(format!("**/{path}"));
+        }
+        let is_shell = ["sh", "bash", "dash", "zsh"].contains(&word);
+        for_shell = is_shell || (for_shell && is_option);
+    }
+    found
 }
 
 impl Config {
@@ -341,4 +372,38 @@ pub(super) fn flaw(config: &Config) -> Option<(&'static str, String, String)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_that_checks_run_are_the_targets() {
+        for (command, globs) in [
+            ("sh test.sh", vec!["**/test.sh"]),
+            (
+                "set -e; bash -eu ci/all && ./run 1",
+                vec!["**/ci/all", "**/run"],
+            ),
+            ("cd sub && (./a.sh | tee log) 2>/dev/null", vec!["**/a.sh"]),
+            (
+                "env X=1 tools/check.bash --all",
+                vec!["**/tools/check.bash"],
+            ),
+            ("grep -q third notes.txt && make test", vec![]),
+            ("sh ../x.sh; sh /opt/x.sh; sh $HOME/x.sh; sh", vec![]),
+        ] {
+            assert_eq!(scripts(command), globs, "{command}");
+        }
+        let config = Config {
+            checks: vec!["sh try".to_owned()],
+            ..Config::default()
+        };
+        let tests = config.tests_of_target();
+        for path in ["try", "sub/try", "tests/a.py"] {
+            assert!(tests.is_match(path.as_bytes()), "{path}");
+        }
+        assert!(!config.test_files.is_match(b"try") && !tests.is_match(b"entry"));
+    }
 }

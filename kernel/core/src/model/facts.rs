@@ -80,9 +80,10 @@ pub struct Review {
     pub confidence: Confidence,
     /// In a few sentences.
     pub summary: String,
-    /// Its engine may have run the code that it is about, which could have spoken for it.
+    /// Its engine was kept from running the code that it is about, or is a command that somebody
+    /// answers for: nothing else spoke for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub may_run_the_change: bool,
+    pub own_word: bool,
 }
 
 /// Two pull requests that cannot both be merged as they are.

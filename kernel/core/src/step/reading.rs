@@ -165,7 +165,7 @@ fn reviewed(
         verdict: report.verdict,
         confidence: report.confidence,
         summary: text::trimmed(&report.summary, 2000),
-        may_run_the_change: engine::may_run_the_change(&run.engine),
+        own_word: !engine::may_run_the_change(&run.engine),
     });
     let text = report.text();
     let to = match report.verdict {

@@ -214,6 +214,7 @@ pub(super) fn edit(
     job.asked_to_split = false;
     job.not_before = None;
     job.review = None;
+    job.report_problem = None;
     job.feedback = Some("The issue was edited since the work began: read it anew.".to_owned());
     job.story.push(format!("issue edited by {by}: begun anew"));
     if *job.stage() != next {

@@ -113,7 +113,7 @@ fn long_lines_and_binary_files_count_by_their_bytes() {
     // One line each, of which 200 bytes are one.
     assert_eq!(count("added", "new.txt", &long), (501, false));
     let other = format!("{}\n", "y".repeat(100_000));
-    assert_eq!(count("other", "long.txt", &other), (1001, false));
+    assert_eq!(count("other", "long.txt", &other), (1002, false));
     // One byte hides no text.
     let hidden = format!("\0{}", "more\n".repeat(1000));
     assert_eq!(count("hidden", "source.txt", &hidden), (51, false));

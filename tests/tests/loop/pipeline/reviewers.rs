@@ -171,7 +171,7 @@ fn sees_everything(engine: &str) {
         "is no commit",
         "first.txt",
         "     1  hello",
-        "HEAD:first.txt:2:two",
+        "first.txt:2:two",
         "What to review",
         "is no file",
     ] {
