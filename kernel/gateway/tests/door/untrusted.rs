@@ -1,8 +1,9 @@
 //! Whatever bytes come through the socket of a run, they are answered with a refusal or the
-//! connection ends; nothing breaks, nothing reaches the inbox, and the next one is served.
+//! connection ends; nothing breaks, nothing but left calls reaches the inbox, and the next
+//! one is served.
 
 use crate::common::{Lab, quick, run_id, soon};
-use factory_core::wire;
+use factory_core::{inbox::InboxEntry, wire};
 use factory_gateway::client;
 use hyper::{Method, StatusCode};
 use proptest::{
@@ -140,7 +141,11 @@ fn played(play: impl FnOnce(&Runtime, &Lab)) {
             .call(Method::GET, wire::PATH_HELLO, "")
             .await;
         assert_eq!(hello.status, StatusCode::OK);
-        assert!(lab.inbox("r1-1").is_empty(), "{:?}", lab.inbox("r1-1"));
+        // A good call of a model whose engine left before its answer is counted: the provider
+        // may have worked on it.
+        let is_left = |entry: &InboxEntry| matches!(entry, InboxEntry::Usage(usage) if usage.cut);
+        let inbox = lab.inbox("r1-1");
+        assert!(inbox.iter().all(is_left), "{inbox:?}");
         lab.stop().await;
     });
 }
