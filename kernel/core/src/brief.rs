@@ -325,8 +325,13 @@ fn tell_work(run: &Run, job: &Job) -> String {
     if let Some(plan) = plan.filter(|_| run.purpose != Purpose::Plan) {
         out.push_str(&format!("\n# The plan\n\n{}", text::fenced(&plan.text())));
     }
-    if run.purpose != Purpose::Review {
-        return out;
+    match run.purpose {
+        Purpose::Review => {}
+        Purpose::Verify => {
+            out.push_str(&tell_merged(run, job));
+            return out;
+        }
+        _ => return out,
     }
     let (target, head) = (&run.intent, &run.grant.start);
     out.push_str(&format!(
@@ -371,6 +376,27 @@ fn tell_work(run: &Run, job: &Job) -> String {
             told(&review.summary)
         ));
     }
+    out
+}
+
+/// What is looked at on the target after a merge.
+fn tell_merged(run: &Run, job: &Job) -> String {
+    let head = &run.grant.start;
+    let mut out = String::from("\n# What to look at\n\n");
+    if let Some(merged) = &job.merged {
+        let (pr, commit) = (merged.pr, &merged.commit);
+        out.push_str(&format!(
+            "Pull request {pr}, the work on this issue, is merged: the target branch holds it since commit {commit}. "
+        ));
+        if let Some(before) = &merged.before {
+            out.push_str(&format!(
+                "What it changed is what `git diff {before} {commit}` shows, and is in {RUN_DIR}/change.patch too, unless it is too large; the tool `change` with the target {before} shows it together with what was merged after it. "
+            ));
+        }
+    }
+    out.push_str(&format!(
+        "The work tree is at {head}, the target branch as it is now, with the work of others that was merged beside it.\n\nFind out of each point that the issue says must be true whether it is true there, by reading the code. The checks passed: nobody asks you whether the change is well made. Say in the report's `summary` of each point what shows that it holds. `approve` where all of them hold. `request_changes` where one does not: a comment says which and why, and the work goes on. `reject` only where a person has to decide.\n"
+    ));
     out
 }
 

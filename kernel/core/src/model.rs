@@ -8,7 +8,7 @@ mod pr;
 mod stage;
 
 pub use facts::{BaseChecked, Change, Checked, Conflict, Evidence, Fact, Holds, Review};
-pub use job::{Job, Resume};
+pub use job::{Job, Merged, Resume};
 pub use pr::{Pr, PrState};
 pub use stage::{IllegalTransition, Next, Stage, StageKind, Tests};
 
@@ -426,6 +426,8 @@ pub enum Purpose {
         /// The pull request.
         pr: PrNo,
     },
+    /// Looks whether the target, after the merge, does what the issue asks for.
+    Verify,
 }
 
 impl Purpose {
@@ -435,7 +437,7 @@ impl Purpose {
             Purpose::Split => Role::Split,
             Purpose::Plan => Role::Plan,
             Purpose::Code => Role::Code,
-            Purpose::Review => Role::Review,
+            Purpose::Review | Purpose::Verify => Role::Review,
             Purpose::Check | Purpose::MergeTest { .. } => Role::Check,
         }
     }

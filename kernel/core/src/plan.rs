@@ -257,7 +257,12 @@ fn is_wanted(state: &State, id: RunId, purpose: &Purpose) -> bool {
             let tests = |pr: &Pr| matches!(&pr.state, PrState::Testing { run: Some(run), .. } if *run == id);
             *job.stage() == Stage::Proposed && pr.is_some_and(tests)
         }
-        Purpose::Split | Purpose::Plan | Purpose::Code | Purpose::Check | Purpose::Review => {
+        Purpose::Split
+        | Purpose::Plan
+        | Purpose::Code
+        | Purpose::Check
+        | Purpose::Review
+        | Purpose::Verify => {
             job.stage().run() == Some(id) && job.stage().purpose().as_ref() == Some(purpose)
         }
     }
@@ -347,6 +352,7 @@ mod tests {
             state,
             checked: None,
             review: None,
+            merges_as_it_is: false,
             evidence: Vec::new(),
             labels: Vec::new(),
             conflicts: conflicts.iter().map(conflict).collect(),

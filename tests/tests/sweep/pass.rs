@@ -125,7 +125,8 @@ impl Template {
         );
         for title in ["First", "Second"] {
             let mut command = std::process::Command::new(program());
-            let args = ["issue", "new", "--title", title, "--body", "Do it."];
+            // What must be true is looked at on the target.
+            let args = ["issue", "new", "--title", title, "--body", "- [ ] Do it."];
             let said = command.args(args).current_dir(&repo).output().unwrap();
             assert!(said.status.success(), "{said:?}");
         }

@@ -72,6 +72,7 @@ pub fn grant<R: Runtime>(
     let resumed_start = unfinished.map(|resume| resume.start.clone());
     let follow_target = tools.follow_target;
     let only_reads = purpose.role().only_reads();
+    let looks_at_target = purpose == Purpose::Verify;
     let names: Vec<String> = [target.clone(), branch.clone()]
         .into_iter()
         // An instruction has no branch.
@@ -93,7 +94,7 @@ pub fn grant<R: Runtime>(
                 Ok(match fixed {
                     Some(commit) => (tip, config, commit, None, None),
                     // They look at what the target holds, or at the work that there is.
-                    None if only_reads && branch.is_empty() => {
+                    None if only_reads && (branch.is_empty() || looks_at_target) => {
                         (tip.clone(), config, tip, None, None)
                     }
                     None if only_reads => {
@@ -215,13 +216,20 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
             }
             _ => brief::brief(&run, &issue, job.as_ref(), comments.iter()),
         };
-        let change = match run.purpose {
-            Purpose::Review => {
-                let (target, head) = (run.intent.clone(), run.grant.start.clone());
-                let patch = tools.git(move |repos| Ok(change::patch(&repos.door, &target, &head)?));
+        let shown = match run.purpose {
+            Purpose::Review => Some((run.intent.clone(), run.grant.start.clone())),
+            Purpose::Verify => job
+                .as_ref()
+                .and_then(|job| job.merged.as_ref())
+                .and_then(|merged| Some((merged.before.clone()?, merged.commit.clone()))),
+            _ => None,
+        };
+        let change = match shown {
+            Some((base, head)) => {
+                let patch = tools.git(move |repos| Ok(change::patch(&repos.door, &base, &head)?));
                 patch.await?
             }
-            _ => None,
+            None => None,
         };
         let commit = run.intent.clone();
         let agents = tools.git(move |repos| rules::agents(&repos.user, &commit));

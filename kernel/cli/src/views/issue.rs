@@ -167,7 +167,7 @@ impl Whole {
                 run: job.stage().run().map(|run| run.to_string()),
                 branch: job.branch.clone(),
                 rounds: job.rounds,
-                pr: job.pr.map(|pr| pr.0),
+                pr: job.newest_pr().map(|pr| pr.0),
                 feedback: job.feedback.clone(),
                 story: job.story.clone(),
             }),
@@ -218,7 +218,7 @@ impl Whole {
         }
         if let Some(job) = self.job.as_ref().filter(|job| !job.branch.is_empty()) {
             field("branch", &job.branch);
-            if let Some(pr) = job.pr {
+            if let Some(pr) = job.newest_pr() {
                 field("pr", &format!("{pr} (`factory pr show {pr}`)"));
             }
         }
@@ -307,7 +307,7 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         run: issue.run.map(|run| run.to_string()),
         created: stamp(issue.created),
         stage: job.map(|job| job.stage().kind().as_str()),
-        pr: pr.or(job.and_then(|job| job.pr)).map(|pr| pr.0),
+        pr: pr.or(job.and_then(Job::newest_pr)).map(|pr| pr.0),
         parent: issue.parent.map(|parent| parent.0),
         acceptance: issue.acceptance.clone(),
         body: issue.body.clone(),
@@ -380,6 +380,12 @@ fn standing(issue: &Issue, job: Option<&Job>, now: Now) -> String {
                 (Stage::Reviewing { run, .. }, _) => format!("{run} reviews it"),
                 (Stage::Opening { .. }, _) => "its pull request is about to open".to_owned(),
                 (Stage::Proposed, _) => "its pull request is open".to_owned(),
+                (Stage::VerifyDue, _) => {
+                    "is merged; waits for a slot to be looked at on the target".to_owned()
+                }
+                (Stage::Verifying { run }, _) => {
+                    format!("is merged; {run} looks at it on the target")
+                }
                 (Stage::NeedsHuman, _) => "a person must look at it".to_owned(),
             };
             format!("approved by {by}; {now}")
@@ -396,7 +402,11 @@ fn next_step(issue: &Issue, job: Option<&Job>) -> Option<String> {
             "`factory issue approve {number}` lets a worker build it"
         )),
         IssueState::Approved { .. } if needs_human => Some(format!(
-            "`factory issue approve {number}` tries again; `factory issue comment {number} --body \"…\"` tells the next run something first; `factory issue close {number}` gives it up"
+            "`factory issue approve {number}` tries again; `factory issue comment {number} --body \"…\"` tells the next run something first; `factory issue close {number}` {}",
+            match job.and_then(|job| job.merged.as_ref()) {
+                Some(merged) => format!("closes it as done by pull request {}", merged.pr),
+                None => "gives it up".to_owned(),
+            }
         )),
         IssueState::Approved { .. } => match job.map(Job::stage) {
             Some(Stage::PlanReady) => Some(format!(

@@ -139,12 +139,13 @@ impl From<&Run> for RunView {
             Purpose::Plan => ("plan", None),
             Purpose::Code => ("code", None),
             Purpose::Review => ("review", None),
+            Purpose::Verify => ("verify", None),
             Purpose::Check => ("check", None),
             Purpose::MergeTest { pr } => ("merge-test", Some(pr.0)),
         };
         let engine = match &run.purpose {
             Purpose::Check | Purpose::MergeTest { .. } => None,
-            Purpose::Split | Purpose::Plan | Purpose::Code | Purpose::Review => {
+            Purpose::Split | Purpose::Plan | Purpose::Code | Purpose::Review | Purpose::Verify => {
                 Some(run.engine.as_str())
             }
         };
@@ -206,6 +207,7 @@ pub fn purpose(run: &Run) -> String {
         Purpose::Plan => "plan".to_owned(),
         Purpose::Code => "code".to_owned(),
         Purpose::Review => "review".to_owned(),
+        Purpose::Verify => "verify".to_owned(),
         Purpose::Check => "check".to_owned(),
         Purpose::MergeTest { pr } => format!("merge test of pr {pr}"),
     }

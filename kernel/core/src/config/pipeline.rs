@@ -286,7 +286,7 @@ impl Config {
         let worked = match purpose {
             Purpose::Split => self.splitter(),
             Purpose::Plan => self.planner_of(tier),
-            Purpose::Review => self.reviewer_of(tier),
+            Purpose::Review | Purpose::Verify => self.reviewer_of(tier),
             Purpose::Code => {
                 let tier = self.tiers.of(tier);
                 Some(Worked {

@@ -40,7 +40,7 @@ fn launch(run: &Run, _system: &str) -> EngineLaunch {
     let cap = cap.map(|usd| ["--max-budget-usd".to_owned(), usd.to_string()]);
     let home = format!("{STATE_DIR}/claude");
     let tools = match run.purpose {
-        Purpose::Review => "Read,Glob,Grep",
+        Purpose::Review | Purpose::Verify => "Read,Glob,Grep",
         _ => "Bash,Edit,Read,Write",
     };
     let mcp_config = format!("{home}/mcp.json");

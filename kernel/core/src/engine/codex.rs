@@ -75,7 +75,9 @@ fn config(run: &Run, system: &str) -> String {
     // What a change says in such a file is not for who judges it. Its own sandbox needs
     // namespaces, which no agent gets.
     let (documents, shell) = match run.purpose {
-        Purpose::Review => ("project_doc_max_bytes = 0\n", "shell_tool = false\n"),
+        Purpose::Review | Purpose::Verify => {
+            ("project_doc_max_bytes = 0\n", "shell_tool = false\n")
+        }
         _ => ("", ""),
     };
     format!(

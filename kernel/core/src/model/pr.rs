@@ -25,6 +25,9 @@ pub struct Pr {
     /// What its newest review says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review: Option<Review>,
+    /// Its merge, as it was last made, holds just what its head does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub merges_as_it_is: bool,
     /// What speaks for and against merging it without a person, as it was last judged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<Evidence>,

@@ -85,6 +85,13 @@ pub enum Stage {
     },
     /// The pull request is open.
     Proposed,
+    /// It is merged, and waits for a slot for the run that looks at the target.
+    VerifyDue,
+    /// A run looks at the target.
+    Verifying {
+        /// The run.
+        run: RunId,
+    },
     /// A person must look at it.
     NeedsHuman,
 }
@@ -161,6 +168,10 @@ pub enum StageKind {
     Opening,
     /// [`Stage::Proposed`].
     Proposed,
+    /// [`Stage::VerifyDue`].
+    VerifyDue,
+    /// [`Stage::Verifying`].
+    Verifying,
     /// [`Stage::NeedsHuman`].
     NeedsHuman,
 }
@@ -177,12 +188,12 @@ pub struct IllegalTransition {
 
 impl StageKind {
     /// All of them, in the order in which a job comes through them.
-    pub const ALL: [StageKind; 17] = {
+    pub const ALL: [StageKind; 19] = {
         use StageKind::*;
         [
             SplitDue, Splitting, SplitReady, Children, PlanDue, Planning, PlanReady, Queued,
             Coding, Publishing, CheckDue, Checking, ReviewDue, Reviewing, Opening, Proposed,
-            NeedsHuman,
+            VerifyDue, Verifying, NeedsHuman,
         ]
     };
 
@@ -205,6 +216,8 @@ impl StageKind {
             StageKind::Reviewing => "reviewing",
             StageKind::Opening => "opening",
             StageKind::Proposed => "proposed",
+            StageKind::VerifyDue => "verify-due",
+            StageKind::Verifying => "verifying",
             StageKind::NeedsHuman => "needs-human",
         }
     }
@@ -230,14 +243,17 @@ impl StageKind {
             ],
             CheckDue => &[PlanDue, Queued, Checking, CheckDue, NeedsHuman],
             Checking => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],
-            ReviewDue => &[PlanDue, Queued, Reviewing, CheckDue, NeedsHuman],
+            // Straight to its pull request, where the configuration asks for no review any more.
+            ReviewDue => &[PlanDue, Queued, Reviewing, CheckDue, Opening, NeedsHuman],
             Reviewing => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],
             Opening => &[PlanDue, Queued, CheckDue, Proposed, NeedsHuman],
             Proposed => &[
-                PlanDue, Queued, CheckDue, ReviewDue, Opening, Proposed, NeedsHuman,
+                PlanDue, Queued, CheckDue, ReviewDue, Opening, Proposed, VerifyDue, NeedsHuman,
             ],
+            VerifyDue => &[PlanDue, Queued, Verifying, NeedsHuman],
+            Verifying => &[PlanDue, Queued, VerifyDue, NeedsHuman],
             NeedsHuman => &[
-                SplitDue, PlanDue, Queued, CheckDue, ReviewDue, Proposed, NeedsHuman,
+                SplitDue, PlanDue, Queued, CheckDue, ReviewDue, Proposed, VerifyDue, NeedsHuman,
             ],
         }
     }
@@ -263,6 +279,8 @@ impl Stage {
             Stage::Reviewing { .. } => StageKind::Reviewing,
             Stage::Opening { .. } => StageKind::Opening,
             Stage::Proposed => StageKind::Proposed,
+            Stage::VerifyDue => StageKind::VerifyDue,
+            Stage::Verifying { .. } => StageKind::Verifying,
             Stage::NeedsHuman => StageKind::NeedsHuman,
         }
     }
@@ -286,6 +304,8 @@ impl Stage {
             | Stage::Queued
             | Stage::Coding { .. }
             | Stage::Proposed
+            | Stage::VerifyDue
+            | Stage::Verifying { .. }
             | Stage::NeedsHuman => None,
         }
     }
@@ -297,7 +317,8 @@ impl Stage {
             | Stage::Planning { run }
             | Stage::Coding { run }
             | Stage::Checking { run, .. }
-            | Stage::Reviewing { run, .. } => Some(*run),
+            | Stage::Reviewing { run, .. }
+            | Stage::Verifying { run } => Some(*run),
             Stage::SplitDue
             | Stage::SplitReady
             | Stage::Children
@@ -309,6 +330,7 @@ impl Stage {
             | Stage::ReviewDue { .. }
             | Stage::Opening { .. }
             | Stage::Proposed
+            | Stage::VerifyDue
             | Stage::NeedsHuman => None,
         }
     }
@@ -321,6 +343,7 @@ impl Stage {
             Stage::Queued | Stage::Coding { .. } => Some(Purpose::Code),
             Stage::CheckDue { .. } | Stage::Checking { .. } => Some(Purpose::Check),
             Stage::ReviewDue { .. } | Stage::Reviewing { .. } => Some(Purpose::Review),
+            Stage::VerifyDue | Stage::Verifying { .. } => Some(Purpose::Verify),
             Stage::SplitReady
             | Stage::Children
             | Stage::PlanReady
@@ -350,7 +373,9 @@ impl Stage {
             | Stage::Checking { .. }
             | Stage::ReviewDue { .. }
             | Stage::Reviewing { .. }
-            | Stage::Opening { .. } => false,
+            | Stage::Opening { .. }
+            | Stage::VerifyDue
+            | Stage::Verifying { .. } => false,
         }
     }
 
@@ -361,7 +386,8 @@ impl Stage {
             | Stage::PlanDue
             | Stage::Queued
             | Stage::CheckDue { .. }
-            | Stage::ReviewDue { .. } => true,
+            | Stage::ReviewDue { .. }
+            | Stage::VerifyDue => true,
             Stage::Splitting { .. }
             | Stage::SplitReady
             | Stage::Children
@@ -373,6 +399,7 @@ impl Stage {
             | Stage::Reviewing { .. }
             | Stage::Opening { .. }
             | Stage::Proposed
+            | Stage::Verifying { .. }
             | Stage::NeedsHuman => false,
         }
     }
@@ -426,11 +453,6 @@ mod tests {
         assert!(!StageKind::Queued.followers().contains(&StageKind::Opening));
         assert!(
             !StageKind::CheckDue
-                .followers()
-                .contains(&StageKind::Opening)
-        );
-        assert!(
-            !StageKind::ReviewDue
                 .followers()
                 .contains(&StageKind::Opening)
         );

@@ -37,9 +37,12 @@ impl State {
     /// True where the job's next run may begin in this slot, as things are now.
     pub(crate) fn admits(&self, job: &Job, purpose: &Purpose, slot: u32, now: Now) -> bool {
         let waits = match purpose {
-            Purpose::Split | Purpose::Plan | Purpose::Code | Purpose::Check | Purpose::Review => {
-                self.queue.holds(job.issue)
-            }
+            Purpose::Split
+            | Purpose::Plan
+            | Purpose::Code
+            | Purpose::Check
+            | Purpose::Review
+            | Purpose::Verify => self.queue.holds(job.issue),
             // A merge that is made goes on: others wait behind it.
             Purpose::MergeTest { .. } => true,
         };

@@ -309,7 +309,7 @@ fn touches(issue: &Issue, job: &Job) -> Option<Touches> {
 /// Where a job stands in line; none where it waits for no slot, or for something else first.
 fn turn(issue: &Issue, job: &Job) -> Option<Turn> {
     let is_code = match job.stage() {
-        Stage::CheckDue { .. } | Stage::ReviewDue { .. } => false,
+        Stage::CheckDue { .. } | Stage::ReviewDue { .. } | Stage::VerifyDue => false,
         due if due.is_due() => true,
         _ => return None,
     };

@@ -200,12 +200,14 @@ fn outside_the_line(state: &State, issue: &Issue, job: Option<&Job>, now: Now) -
             | Stage::Queued
             | Stage::CheckDue { .. }
             | Stage::ReviewDue { .. }
+            | Stage::VerifyDue
             // These have a run.
             | Stage::Splitting { .. }
             | Stage::Planning { .. }
             | Stage::Coding { .. }
             | Stage::Checking { .. }
-            | Stage::Reviewing { .. },
+            | Stage::Reviewing { .. }
+            | Stage::Verifying { .. },
             _,
         ) => blocked(state, issue, job, now),
     }

@@ -1,6 +1,6 @@
 //! Commands of people and automatic gates.
 
-use super::{job, queue, run, split, steer, tx::Tx};
+use super::{job, queue, run, split, steer, tx::Tx, verify};
 use crate::{
     budget::Spent,
     event::{Command, Refusal},
@@ -125,6 +125,7 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
         Some(mut job) if *job.stage() == Stage::NeedsHuman => {
             job.enter(match (&issue.instruction, &job.plan) {
                 (Some(_), _) => Stage::SplitDue,
+                (None, _) if job.is_merged() => Stage::VerifyDue,
                 (None, None) if tx.config().planner_of(job::tier(&job)).is_some() => Stage::PlanDue,
                 (None, _) => Stage::Queued,
             })?;
@@ -181,6 +182,10 @@ pub(super) fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String
             close_pr(tx, by, pr, format!("issue {number} was closed"))?;
         }
         tx.drop_effects_of(number);
+        if let Some(merged) = job.merged.clone() {
+            verify::close(tx, number, by, merged.pr, Some(job))?;
+            return Ok(format!("issue {number}: closed as done by {by}"));
+        }
         tx.archive_job(job);
     }
     issue.state = IssueState::Closed {

@@ -327,7 +327,11 @@ pub(super) fn broke_off(
             tx.put_job(job);
             "merge test due".to_owned()
         }
-        (None, _, Purpose::Split | Purpose::Plan | Purpose::Check | Purpose::Review) => {
+        (
+            None,
+            _,
+            Purpose::Split | Purpose::Plan | Purpose::Check | Purpose::Review | Purpose::Verify,
+        ) => {
             let due = stage.kind().as_str().to_owned();
             job.enter(stage)?;
             tx.put_job(job);

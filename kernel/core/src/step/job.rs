@@ -272,14 +272,21 @@ fn to_human(
         true => String::new(),
         false => format!("The work is on the branch `{}`. ", job.branch),
     };
-    let again = match job.branch.is_empty() {
-        true => "tries again",
-        false => "tries again from there",
+    let again = match (job.is_merged(), job.branch.is_empty()) {
+        (true, _) => "looks at the target again",
+        (false, true) => "tries again",
+        (false, false) => "tries again from there",
     };
     comment.push_str(&format!(
         "\n{place}`factory issue approve {}` {again}; comments on this issue are read by the next run.\n",
         job.issue
     ));
+    if let Some(merged) = &job.merged {
+        comment.push_str(&format!(
+            "Pull request {} is merged: where that is all, `factory issue close {}` closes this as done.\n",
+            merged.pr, job.issue
+        ));
+    }
     if let Some(draft) = draft {
         comment.push_str(&format!(
             "\nThe draft of a postmortem, to be finished and put into `postmortems/`:\n\n{}",
@@ -333,6 +340,14 @@ fn propose(
     job.losses = 0;
     tx.put_job(job);
     Ok(format!("pr {number} {verb}"))
+}
+
+/// What every note says of an automatic gate that stays shut.
+pub(super) const A_PERSON_DECIDES: &str = "a person decides: ";
+
+/// Why an automatic gate stays shut.
+pub(super) fn a_person_decides(evidence: &[Evidence]) -> String {
+    format!("{A_PERSON_DECIDES}{}", evidence::against(evidence))
 }
 
 fn judged(tx: &mut Tx<'_>, known: &Known<'_>) -> Vec<Evidence> {
@@ -391,7 +406,7 @@ fn put_proposal(
     // An automatic gate that stays shut says why.
     let note = note.or_else(|| {
         let opens = tx.config().gates.merge == Gate::Human || evidence::nothing_against(&evidence);
-        (!opens).then(|| format!("a person decides: {}", evidence::against(&evidence)))
+        (!opens).then(|| a_person_decides(&evidence))
     });
     let is_large = evidence
         .iter()
@@ -405,6 +420,7 @@ fn put_proposal(
         state: PrState::Ready,
         checked: job.checked.clone(),
         review: job.review.clone(),
+        merges_as_it_is: false,
         evidence,
         conflicts,
         labels: match is_large && job.change.is_some() {

@@ -1,17 +1,16 @@
 //! Effects and merges: where work leaves our repositories.
 
 use super::{
-    job::{self, FACTORY},
-    queue, split,
+    job::{self, A_PERSON_DECIDES, FACTORY},
     tx::Tx,
+    verify,
 };
 use crate::{
     config::{self, Gate},
     event::{EffectResult, MergeResult, Refusal},
     evidence,
-    history::Went,
     ids::{IssueNo, Oid, PrNo, RunId},
-    model::{Change, EffectKind, Evidence, Fact, Holds, IssueState, Next, Pr, PrState, Stage},
+    model::{Change, EffectKind, Evidence, Fact, Holds, Next, Pr, PrState, Stage},
     report::outgoing_text,
     rules::ToldPaths,
     text,
@@ -135,7 +134,7 @@ fn target_advanced(
         return Err(Refusal::Stale(format!("pr {number}")));
     };
     match result {
-        EffectResult::Done => merged(tx, number, by, new),
+        EffectResult::Done => verify::merged(tx, number, by, Some(old), new),
         EffectResult::TargetMoved => {
             pr.state = PrState::Queued { by, at };
             tx.put_pr(pr);
@@ -169,53 +168,6 @@ fn back_to_gate(tx: &mut Tx<'_>, mut pr: Pr, why: String) -> String {
     note
 }
 
-/// Pull request merged, issue closed with a link, job done.
-fn merged(tx: &mut Tx<'_>, number: PrNo, by: String, merge: Oid) -> Result<String, Refusal> {
-    let mut pr = tx.pr(number)?;
-    let issue_no = pr.issue;
-    let target = tx.meta().target.clone();
-    pr.state = PrState::Merged {
-        by: by.clone(),
-        at: tx.now.0,
-        merge: merge.clone(),
-    };
-    tx.comment(
-        issue_no,
-        FACTORY,
-        format!("Done: pull request {number} was merged into {target} as {merge}.\n"),
-    )?;
-    let mut issue = tx.issue(issue_no)?;
-    issue.state = IssueState::Closed {
-        by,
-        at: tx.now.0,
-        pr: Some(number),
-    };
-    let over = issue.clone();
-    tx.archive_issue(issue);
-    queue::done(tx, issue_no)?;
-    tx.archive_pr(pr);
-    let job = tx.job(issue_no);
-    if let Some(job) = job.clone() {
-        if let Some(change) = &job.change {
-            let went = Went {
-                merged: 1,
-                rounds: job.rounds,
-                failed: 0,
-            };
-            tx.history().add(&change.places, went);
-        }
-        let done = tx.meta().done.get_or_insert_default();
-        done.jobs += 1;
-        done.spent = done.spent.plus(job.spent);
-        tx.archive_job(job);
-    }
-    split::child_over(tx, &over, job.as_ref(), Some(number))?;
-    Ok(format!(
-        "pr {number}: merged into {target} as {}, issue {issue_no} closed",
-        merge.short()
-    ))
-}
-
 pub(super) fn merge_made(
     tx: &mut Tx<'_>,
     number: PrNo,
@@ -227,7 +179,11 @@ pub(super) fn merge_made(
         return Err(Refusal::Stale(format!("pr {number}")));
     };
     match result {
-        MergeResult::AlreadyMerged => merged(tx, number, by, target),
+        MergeResult::AlreadyMerged => {
+            pr.merges_as_it_is = false;
+            tx.put_pr(pr);
+            verify::merged(tx, number, by, None, target)
+        }
         MergeResult::Blocked { why } => Ok(back_to_gate(tx, pr, why)),
         MergeResult::BranchMoved { found, change } => branch_of_pr_moved(tx, pr, found, change),
         MergeResult::Conflict { paths } => {
@@ -284,7 +240,7 @@ pub(super) fn merge_made(
             let why = format!("it changes protected paths: {protected}");
             evidence::put(&mut pr.evidence, Evidence { fact, holds, why });
             let why = format!(
-                "a person decides: it changes what `protected` in factory.yaml names: {protected}"
+                "{A_PERSON_DECIDES}it changes what `protected` in factory.yaml names: {protected}"
             );
             Ok(back_to_gate(tx, pr, why))
         }
@@ -295,6 +251,7 @@ pub(super) fn merge_made(
             change,
             ..
         } => {
+            pr.merges_as_it_is = tree_is_heads;
             // By what `factory.yaml` asks for now.
             pr.evidence = job::evidence_of(tx, &pr);
             let size = evidence::size(tx.config(), Some(&change));
@@ -310,11 +267,11 @@ pub(super) fn merge_made(
             evidence::put(&mut pr.evidence, kept);
             // Whoever shut it meanwhile wants to be asked.
             if by == config::FILE && tx.config().gates.merge != Gate::Auto {
-                let why = "a person decides: `gates.merge` is `human` now".to_owned();
+                let why = format!("{A_PERSON_DECIDES}`gates.merge` is `human` now");
                 return Ok(back_to_gate(tx, pr, why));
             }
             if by == config::FILE && !evidence::nothing_against(&pr.evidence) {
-                let why = format!("a person decides: {}", evidence::against(&pr.evidence));
+                let why = job::a_person_decides(&pr.evidence);
                 return Ok(back_to_gate(tx, pr, why));
             }
             let tested = tx.config().checks.is_empty()
@@ -450,7 +407,7 @@ pub(super) fn advance(
     };
     evidence::put(&mut pr.evidence, tested);
     if flaky && by == config::FILE {
-        let why = format!("a person decides: {}", evidence::against(&pr.evidence));
+        let why = job::a_person_decides(&pr.evidence);
         return Ok(back_to_gate(tx, pr, why));
     }
     pr.state = PrState::Advancing {

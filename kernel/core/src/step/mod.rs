@@ -2,6 +2,7 @@
 
 mod checked;
 mod command;
+mod configured;
 mod ended;
 mod job;
 mod merge;
@@ -13,6 +14,7 @@ mod run;
 mod split;
 mod steer;
 mod tx;
+mod verify;
 
 use crate::{
     event::{Event, Now, Refusal},
@@ -69,6 +71,7 @@ pub fn step(state: &State, event: Event, now: Now) -> Result<Step, Refusal> {
                 commit,
                 config: *config,
             });
+            configured::follow(&mut tx)?;
             format!("config: loaded from {from}")
         }
         Event::TargetChanged { branch } => {

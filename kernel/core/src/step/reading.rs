@@ -1,6 +1,6 @@
 //! Ends of runs that only read: their report is all that is kept of them.
 
-use super::{job, split, tx::Tx};
+use super::{job, split, tx::Tx, verify};
 use crate::{
     engine::{self, Verdict},
     event::Refusal,
@@ -95,7 +95,7 @@ pub(super) fn again(
     Ok(to)
 }
 
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     text::trimmed(&text::one_line(text), 500)
 }
 
@@ -112,7 +112,7 @@ fn handed_in<'a>(run: &Run, end: &'a RunEnd) -> Result<Handed, &'a str> {
             let plan = report::outgoing_plan(json);
             plan.map(|plan| Handed::Plan(plan, json.to_owned()))
         }
-        Purpose::Review => report::outgoing_review(json).map(Handed::Review),
+        Purpose::Review | Purpose::Verify => report::outgoing_review(json).map(Handed::Review),
         Purpose::Code | Purpose::Check | Purpose::MergeTest { .. } => None,
     };
     handed.ok_or("it is that of another role")
@@ -135,6 +135,9 @@ fn taken(
             let to = job::planned(tx, job)?;
             Ok((format!("planned {steps} steps"), to))
         }
+        Handed::Review(report) if run.purpose == Purpose::Verify => {
+            verify::looked(tx, job, run, &report)
+        }
         Handed::Review(report) => reviewed(tx, job, run, report),
     }
 }
@@ -147,13 +150,7 @@ fn reviewed(
 ) -> Result<(String, String), Refusal> {
     let id = run.id;
     let commit = run.grant.start.clone();
-    let remarks = report.comments.len();
-    let said = format!(
-        "{} (confidence {}, {remarks} remark{})",
-        report.verdict,
-        report.confidence,
-        if remarks == 1 { "" } else { "s" }
-    );
+    let said = said(&report);
     let summary = text::one_line(&report.summary);
     job.story.push(line(&format!(
         "{id}: reviewed {}: {said}: {summary}",
@@ -186,6 +183,17 @@ fn reviewed(
     Ok((said, to))
 }
 
+/// `approve (confidence 0.9, 1 remark)`.
+pub(super) fn said(report: &ReviewReport) -> String {
+    let remarks = report.comments.len();
+    format!(
+        "{} (confidence {}, {remarks} remark{})",
+        report.verdict,
+        report.confidence,
+        if remarks == 1 { "" } else { "s" }
+    )
+}
+
 /// The stage in which such a run is due once more.
 impl Stage {
     pub(super) fn due_again(&self) -> Stage {
@@ -206,6 +214,7 @@ impl Stage {
             Stage::Reviewing { commit, .. } => Stage::ReviewDue {
                 commit: commit.clone(),
             },
+            Stage::Verifying { .. } => Stage::VerifyDue,
             other => other.clone(),
         }
     }

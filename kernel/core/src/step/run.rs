@@ -66,6 +66,9 @@ pub(super) fn granted(
         (Purpose::Review, Stage::ReviewDue { commit }) if commit == facts.start => {
             Stage::Reviewing { commit, run: id }
         }
+        (Purpose::Verify, Stage::VerifyDue) if facts.start == facts.intent => {
+            Stage::Verifying { run: id }
+        }
         (Purpose::MergeTest { pr }, Stage::Proposed) => {
             let mut pr = tx.pr(*pr)?;
             match &mut pr.state {

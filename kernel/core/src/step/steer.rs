@@ -158,6 +158,10 @@ pub(super) fn edit(
     let Some(mut job) = tx.job(number) else {
         return Ok(note);
     };
+    // What was merged was for the old text.
+    if let Some(merged) = &mut job.merged {
+        merged.lacks = true;
+    }
     match job.stage() {
         // Its issues are filed, and are edited themselves.
         Stage::Children => return Ok(note),

@@ -202,6 +202,18 @@ impl<'a> Tx<'a> {
         look(&self.delta.jobs, &self.base.jobs, &number)
     }
 
+    /// All jobs as they are now.
+    pub(super) fn jobs(&self) -> Vec<Job> {
+        let all = self.base.jobs.keys();
+        all.filter_map(|number| self.job(*number)).collect()
+    }
+
+    /// All open pull requests as they are now.
+    pub(super) fn prs(&self) -> Vec<Pr> {
+        let all = self.base.prs.keys();
+        all.filter_map(|number| self.pr(*number).ok()).collect()
+    }
+
     /// What the next run of a job is reckoned with.
     pub(super) fn requests_of(&self, job: &Job) -> Amounts {
         self.base.requests_of(job)

@@ -6,6 +6,7 @@ mod queue;
 mod reports;
 mod reviewers;
 mod reviews;
+mod verified;
 
 use factory_core::model::Run;
 use factory_tests::Lab;

@@ -55,6 +55,7 @@ impl Account {
             if let Put::Archived(issue) = put {
                 assert!(self.closed.insert(*number), "{number} was closed twice");
                 told_at_its_end(state, delta, issue);
+                self.seen_at_its_end(state, issue, event);
             }
         }
     }
@@ -128,6 +129,42 @@ impl Account {
             }
             _ => {}
         }
+    }
+
+    /// Work on an issue that says what must be true is over once somebody saw that it is, where
+    /// anybody is asked to look.
+    fn seen_at_its_end(&self, state: &State, issue: &Issue, event: &Event) {
+        let by_itself = matches!(issue.state, IssueState::Closed { pr: Some(_), .. });
+        let Some(job) = state.jobs.get(&issue.number).filter(|_| by_itself) else {
+            return;
+        };
+        let tier = job.route.as_ref().map(|route| route.tier);
+        let reviewer = state.config.config.reviewer_of(tier.unwrap_or_default());
+        if issue.acceptance.is_empty() || reviewer.is_none() {
+            return;
+        }
+        let merged = |pr: &Pr| {
+            let said = self.of_commit.get(&pr.head);
+            said.is_some_and(|(verdict, _)| *verdict == ReviewVerdict::Approve)
+        };
+        let seen = match event {
+            Event::ContainerEnded { run, .. } => {
+                state.runs[run].purpose == Purpose::Verify
+                    && self.reviews[run].0 == ReviewVerdict::Approve
+            }
+            Event::EffectDone { .. } => state.prs.values().any(|pr| {
+                let (PrState::Advancing { merge, .. }, true) = (&pr.state, merged(pr)) else {
+                    return false;
+                };
+                pr.issue == issue.number && self.same_tree.get(merge) == Some(&pr.head)
+            }),
+            Event::Command { .. } | Event::ConfigLoaded { .. } => true,
+            _ => false,
+        };
+        assert!(
+            seen,
+            "closed, and nobody saw that it is done: {event:?} {issue:?}"
+        );
     }
 
     /// The target moves to nothing red, and without a person to nothing that speaks against it.

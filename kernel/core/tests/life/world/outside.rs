@@ -67,6 +67,7 @@ impl World {
                 Tests::Base { commit } => (commit.clone(), None),
             },
             (Purpose::Review, Stage::ReviewDue { commit }) => (commit.clone(), None),
+            (Purpose::Verify, _) => (self.target.clone(), None),
             (Purpose::MergeTest { pr }, _) => match &self.state.prs.get(pr)?.state {
                 PrState::Testing { merge, .. } => (merge.clone(), None),
                 _ => return None,

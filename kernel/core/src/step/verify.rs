@@ -1,0 +1,185 @@
+//! After the merge: whether the target does what the issue asks for is looked at there, before
+//! the issue closes and those that wait for it go on.
+
+use super::{
+    job::{self, FACTORY},
+    queue, reading, split,
+    tx::Tx,
+};
+use crate::{
+    event::Refusal,
+    history::Went,
+    ids::{IssueNo, Oid, PrNo},
+    model::{IssueState, Job, Merged, Pr, PrState, Run, Stage},
+    report::{ReviewReport, ReviewVerdict},
+    route, text,
+};
+
+/// A pull request reached the target: its issue closes, or is looked at there first.
+pub(super) fn merged(
+    tx: &mut Tx<'_>,
+    number: PrNo,
+    by: String,
+    before: Option<Oid>,
+    commit: Oid,
+) -> Result<String, Refusal> {
+    let mut pr = tx.pr(number)?;
+    let issue = pr.issue;
+    let target = tx.meta().target.clone();
+    let short = commit.short().to_owned();
+    let job = tx.job(issue);
+    if let Some((job, change)) = job
+        .as_ref()
+        .and_then(|job| Some((job, job.change.as_ref()?)))
+    {
+        let went = Went {
+            merged: 1,
+            rounds: job.rounds,
+            failed: 0,
+        };
+        tx.history().add(&change.places, went);
+    }
+    let looks = match &job {
+        Some(job) => is_looked_at(tx, &pr, job)?,
+        None => false,
+    };
+    pr.state = PrState::Merged {
+        by: by.clone(),
+        at: tx.now.0,
+        merge: commit.clone(),
+    };
+    tx.archive_pr(pr);
+    let note = format!("pr {number}: merged into {target} as {short}, issue {issue}");
+    let Some(mut job) = job.filter(|_| looks) else {
+        tx.comment(
+            issue,
+            FACTORY,
+            format!("Done: pull request {number} was merged into {target} as {commit}.\n"),
+        )?;
+        close(tx, issue, &by, number, tx.job(issue))?;
+        return Ok(format!("{note} closed"));
+    };
+    tx.comment(
+        issue,
+        FACTORY,
+        format!("Pull request {number} was merged into {target} as {commit}. Whether {target} now does all that is asked for is looked at before this closes.\n"),
+    )?;
+    job.story
+        .push(format!("pr {number}: merged into {target} as {short}"));
+    job.enter(Stage::VerifyDue)?;
+    job.merged = Some(Merged {
+        pr: number,
+        by,
+        before,
+        commit,
+        lacks: false,
+    });
+    job.pr = None;
+    job.checked = None;
+    job.unchecked = None;
+    job.feedback = None;
+    job.not_before = None;
+    job.breaks = 0;
+    job.losses = 0;
+    tx.put_job(job);
+    Ok(format!("{note} verify-due"))
+}
+
+/// True where the issue says what must be true, somebody reviews, and no review that approved
+/// saw just what the target holds now.
+fn is_looked_at(tx: &Tx<'_>, pr: &Pr, job: &Job) -> Result<bool, Refusal> {
+    let is_seen = pr.merges_as_it_is
+        && pr.review.as_ref().is_some_and(|review| {
+            review.commit == pr.head && review.verdict == ReviewVerdict::Approve
+        });
+    Ok(!is_seen && is_wanted(tx, job)?)
+}
+
+/// True where the issue says what must be true, and somebody reviews.
+fn is_wanted(tx: &Tx<'_>, job: &Job) -> Result<bool, Refusal> {
+    let reviews = tx.config().reviewer_of(job::tier(job)).is_some();
+    Ok(reviews && route::points(&tx.issue(job.issue)?) > 0)
+}
+
+/// The issue is done: closed with its pull request, and those that wait for it go on.
+pub(super) fn close(
+    tx: &mut Tx<'_>,
+    number: IssueNo,
+    by: &str,
+    pr: PrNo,
+    job: Option<Job>,
+) -> Result<(), Refusal> {
+    let mut issue = tx.issue(number)?;
+    issue.state = IssueState::Closed {
+        by: by.to_owned(),
+        at: tx.now.0,
+        pr: Some(pr),
+    };
+    let over = issue.clone();
+    tx.archive_issue(issue);
+    queue::done(tx, number)?;
+    if let Some(job) = job.clone() {
+        let done = tx.meta().done.get_or_insert_default();
+        done.jobs += 1;
+        done.spent = done.spent.plus(job.spent);
+        tx.archive_job(job);
+    }
+    split::child_over(tx, &over, job.as_ref(), Some(pr))
+}
+
+/// A job whose merge nobody looks at any more.
+pub(super) fn close_unseen(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal> {
+    let Some(merged) = job.merged.clone() else {
+        return Err(Refusal::Stale(format!("job {}", job.issue)));
+    };
+    let why = "factory.yaml asks for no look at the target any more: closed";
+    job.story.push(why.to_owned());
+    close(tx, job.issue, &merged.by, merged.pr, Some(job))
+}
+
+/// What a run says that looked at the target.
+pub(super) fn looked(
+    tx: &mut Tx<'_>,
+    mut job: Job,
+    run: &Run,
+    report: &ReviewReport,
+) -> Result<(String, String), Refusal> {
+    let (id, number) = (run.id, job.issue);
+    let Some(mut merged) = job.merged.clone() else {
+        return Err(Refusal::Stale(format!("job {number}")));
+    };
+    let (pr, short) = (merged.pr, run.grant.start.short());
+    let said = reading::said(report);
+    let summary = text::one_line(&report.summary);
+    job.story.push(reading::line(&format!(
+        "{id}: looked at the target, {short}: {said}: {summary}"
+    )));
+    let found = report.text();
+    let to = match report.verdict {
+        ReviewVerdict::Approve => {
+            tx.comment_on_report(
+                id,
+                format!("Done: pull request {pr} is merged, and {id} found on {short} all that is asked for:\n\n{found}"),
+            )?;
+            close(tx, number, &merged.by, pr, Some(job))?;
+            "closed".to_owned()
+        }
+        ReviewVerdict::RequestChanges => {
+            merged.lacks = true;
+            job.merged = Some(merged);
+            let feedback = format!(
+                "Pull request {pr} is merged, and {id} says that the target ({short}) does not do all that the issue asks for:\n\n{found}"
+            );
+            job::another_round(tx, job, feedback)?
+        }
+        ReviewVerdict::Reject => {
+            merged.lacks = true;
+            job.merged = Some(merged);
+            let why = format!(
+                "Pull request {pr} is merged, and {id} rejects what the target ({short}) does now:\n\n{found}"
+            );
+            job::work_failed(tx, job, &why, None)?
+        }
+    };
+    Ok((said, to))
+}
