@@ -222,3 +222,49 @@ fn a_merge_after_which_nothing_could_begin_is_not_made() {
     assert_eq!(subjects(&lab), "Begin");
     lab.assert_at_rest();
 }
+
+/// What a coder of the repository's own is told.
+const OWN: &str = "---\nname: greeter\ntype: worker\njob: greets\nrole: code\n---\nYou greet as they do in the harbour.\n";
+const OWN_FILE: &str = ".factory/agents/greeter.md";
+/// Does what its own role says; brings another agent, which is wrong, where nothing tells it not to.
+const OWN_CODER: &str = r#"set -eu
+grep -q 'as they do in the harbour' /run/factory/system.md
+if ! grep -q 'nothing could begin'; then
+  mkdir -p .factory/agents
+  printf -- '---\nname: judge\ntype: worker\njob: judges\nrole: judge\n---\nYou judge.\n' >.factory/agents/judge.md
+else
+  git rm -q .factory/agents/judge.md
+fi
+echo ahoy >greeting.txt
+git add --all
+git commit -q -m "Say ahoy"
+git push -q
+"#;
+
+#[test]
+fn agents_of_the_repository_work_and_wrong_ones_stop_what_would_need_them() {
+    let lab = Lab::new();
+    lab.scripted(OWN_CODER, "checks: [\"true\"]\nprotected: []\n");
+    lab.write(OWN_FILE, &OWN.replace("role: code", "role: coder"));
+    lab.commit("An agent of ours");
+    lab.approved("Greet people", "");
+    let ended = lab.until_idle();
+    assert_eq!(ended.code, 4, "{}", ended.text());
+    let place = format!("{OWN_FILE}:5");
+    assert!(ended.text().contains(&place), "{}", ended.text());
+    lab.assert_no_run();
+    lab.write(OWN_FILE, OWN);
+    lab.commit("Its role is code");
+    lab.until_idle_ok();
+    let said = lab.say(&["pr", "merge", "1"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    let feedback = lab.state().jobs.values().next().unwrap().feedback.clone();
+    let feedback = feedback.unwrap();
+    for part in ["nothing could begin", ".factory/agents/judge.md:5"] {
+        assert!(feedback.contains(part), "{part}: {feedback}");
+    }
+    lab.until_idle_ok();
+    lab.ok(&["pr", "merge", "1"]);
+    assert_eq!(lab.read("greeting.txt"), "ahoy\n");
+    lab.assert_at_rest();
+}

@@ -14,7 +14,7 @@ use crate::{
 use factory_core::{
     event::{Command, describe},
     ids::{Oid, PrNo},
-    model::{Pr, PrState},
+    model::{Pr, PrState, Stage},
 };
 use factory_ledger::git::{Git, GitError};
 use std::process::ExitCode;
@@ -348,8 +348,16 @@ fn outcome(factory: &Factory, number: PrNo) -> Result<ExitCode, Failure> {
     match &pr.state {
         PrState::Merged { merge, .. } => {
             let target = &factory.state.meta.target;
+            let issue = pr.issue;
+            let job = factory.state.jobs.get(&issue);
+            let next = match job.map(|job| job.stage()) {
+                Some(Stage::VerifyDue | Stage::Verifying { .. }) => format!(
+                    "; before issue {issue} closes, a run looks at {target} (`factory start`, where none runs)"
+                ),
+                _ => String::new(),
+            };
             views::told(&format!(
-                "pull request {number} merged into {target} as {merge}\n"
+                "pull request {number} merged into {target} as {merge}{next}\n"
             ))?;
             Ok(ExitCode::SUCCESS)
         }

@@ -134,7 +134,8 @@ fn claude_looks_at_the_target_by_tools_that_only_read() {
     lab.until_idle_ok();
     // Both were written on the same target: what the second makes of it, nobody saw.
     lab.ok(&["pr", "merge", "1"]);
-    lab.ok(&["pr", "merge", "2"]);
+    let merged = lab.ok(&["pr", "merge", "2"]);
+    assert!(merged.contains("a run looks at main"), "{merged}");
     lab.until_idle_ok();
     lab.assert_at_rest();
     assert!(lab.state().issues.is_empty());
