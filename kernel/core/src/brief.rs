@@ -284,7 +284,7 @@ pub fn brief<'a>(
     }
     out.push_str(&tell_comments(comments));
     if let Some(job) = job {
-        out.push_str(&tell_work(run, job));
+        out.push_str(&tell_work(run, issue, job));
     }
     if let Some(feedback) = &run.feedback {
         out.push_str(&format!("\n# What happened before\n\n{}", told(feedback)));
@@ -319,7 +319,7 @@ fn allowed(run: &Run) -> String {
 }
 
 /// The plan of the work, and for a review what is reviewed and what the checks said of it.
-fn tell_work(run: &Run, job: &Job) -> String {
+fn tell_work(run: &Run, issue: &Issue, job: &Job) -> String {
     let mut out = String::new();
     let plan = job.plan.as_deref().and_then(report::outgoing_plan);
     if let Some(plan) = plan.filter(|_| run.purpose != Purpose::Plan) {
@@ -328,7 +328,7 @@ fn tell_work(run: &Run, job: &Job) -> String {
     match run.purpose {
         Purpose::Review => {}
         Purpose::Verify => {
-            out.push_str(&tell_merged(run, job));
+            out.push_str(&tell_merged(run, issue, job));
             return out;
         }
         _ => return out,
@@ -380,13 +380,13 @@ fn tell_work(run: &Run, job: &Job) -> String {
 }
 
 /// What is looked at on the target after a merge.
-fn tell_merged(run: &Run, job: &Job) -> String {
+fn tell_merged(run: &Run, issue: &Issue, job: &Job) -> String {
     let head = &run.grant.start;
     let mut out = String::from("\n# What to look at\n\n");
-    if let Some(merged) = &job.merged {
+    if let Some(merged) = &issue.merged {
         let (pr, commit) = (merged.pr, &merged.commit);
         out.push_str(&format!(
-            "Pull request {pr}, the work on this issue, is merged: the target branch holds it since commit {commit}. "
+            "Pull request {pr}, the work on this issue, is merged: commit {commit} of the target branch holds it. "
         ));
         if let Some(before) = &merged.before {
             out.push_str(&format!(
@@ -395,8 +395,14 @@ fn tell_merged(run: &Run, job: &Job) -> String {
         }
     }
     out.push_str(&format!(
-        "The work tree is at {head}, the target branch as it is now, with the work of others that was merged beside it.\n\nFind out of each point that the issue says must be true whether it is true there, by reading the code. The checks passed: nobody asks you whether the change is well made. Say in the report's `summary` of each point what shows that it holds. `approve` where all of them hold. `request_changes` where one does not: a comment says which and why, and the work goes on. `reject` only where a person has to decide.\n"
+        "The work tree is at {head}, the target branch as it is now, with the work of others that was merged beside it.\n\nFind out of each point that the issue says must be true whether it is true there, by reading the code. Nobody asks you whether the change is well made, or whether to merge it. Say in the report's `summary` of each point what shows that it holds. `approve` where all of them hold. `request_changes` where one does not: a comment says which and why, and the work goes on. `reject` only where a person has to decide.\n"
     ));
+    if let Some(summary) = &job.summary {
+        out.push_str(&format!(
+            "\nWhat its author says of it:\n\n{}",
+            told(summary)
+        ));
+    }
     out
 }
 

@@ -98,6 +98,13 @@ fn base_tests(known: &Known<'_>) -> Option<Evidence> {
         .filter(|checked| checked.commit == *known.head)
         .and_then(|checked| checked.with_base_tests.as_ref());
     let (holds, why) = match base {
+        Some(base) if base.failed.is_none() && base.flaky => (
+            Holds::No,
+            format!(
+                "it changes tests or build files, and passes with those of the target only when run again ({}): they are flaky",
+                base.run
+            ),
+        ),
         Some(base) if base.failed.is_none() => (
             Holds::Yes,
             format!(
@@ -334,11 +341,14 @@ mod tests {
                 all.checked.as_mut().unwrap().with_base_tests = failed.map(|failed| BaseChecked {
                     run: run(),
                     failed: failed.map(str::to_owned),
+                    flaky: commit == 'f',
                 });
             })
         };
         assert_eq!(said(Fact::BaseTests, |_| {}).0, None, "it changes none");
         assert_eq!(of(Some(None), 'c').0, YES);
+        let (holds, why) = of(Some(None), 'f');
+        assert!(holds == NO && why.contains("they are flaky"), "{why}");
         let (holds, why) = of(Some(Some("1 failed")), 'c');
         assert!(holds == NO && why.contains("fails with those"), "{why}");
         let (holds, why) = of(None, 'c');

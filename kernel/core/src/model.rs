@@ -7,8 +7,8 @@ mod job;
 mod pr;
 mod stage;
 
-pub use facts::{BaseChecked, Change, Checked, Conflict, Evidence, Fact, Holds, Review};
-pub use job::{Job, Merged, Resume};
+pub use facts::{BaseChecked, Change, Checked, Conflict, Evidence, Fact, Holds, Merged, Review};
+pub use job::{Job, Resume};
 pub use pr::{Pr, PrState};
 pub use stage::{IllegalTransition, Next, Stage, StageKind, Tests};
 
@@ -193,6 +193,9 @@ pub struct Issue {
     /// It is an instruction: it becomes issues, and no code itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instruction: Option<Instruction>,
+    /// What reached the target for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<Merged>,
     /// What must be true when it is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acceptance: Vec<String>,
@@ -247,6 +250,11 @@ impl Issue {
     /// True where the label is there.
     pub fn has_label(&self, label: &str) -> bool {
         self.labels.iter().any(|l| l == label)
+    }
+
+    /// True where its work is on the target, and nothing is known to lack there.
+    pub fn is_merged(&self) -> bool {
+        self.merged.as_ref().is_some_and(|merged| !merged.lacks)
     }
 }
 

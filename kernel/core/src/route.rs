@@ -284,6 +284,7 @@ mod tests {
             touches: owned(touches),
             parent: None,
             instruction: None,
+            merged: None,
             acceptance: Vec::new(),
             body: body.to_owned(),
         }

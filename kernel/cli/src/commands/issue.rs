@@ -221,8 +221,13 @@ fn depend(
 fn close(factory: &mut Factory, number: IssueNo) -> Result<(), Failure> {
     must_be_open(factory, number)?;
     let job = factory.state.jobs.get(&number).cloned();
+    let issue = factory.state.issues.get(&number);
+    let merged = issue.and_then(|issue| issue.merged.as_ref().map(|merged| merged.pr));
     wait::order(factory, Command::CloseIssue(number))?;
-    let mut out = format!("issue {number} closed");
+    let mut out = match merged {
+        Some(pr) => format!("issue {number} closed as done by pull request {pr}"),
+        None => format!("issue {number} closed"),
+    };
     if let Some(job) = job {
         if let Some(pr) = job.pr {
             out.push_str(&format!(", and pull request {pr} with it"));

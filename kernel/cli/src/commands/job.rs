@@ -65,7 +65,7 @@ impl Facts {
     fn of(job: &model::Job) -> Self {
         Self {
             branch: job.branch.clone(),
-            pr: job.newest_pr().map(|pr| pr.0),
+            pr: job.pr.map(|pr| pr.0),
             route: job.route.clone(),
             change: job.change.clone(),
             checked: job.checked.clone(),
@@ -206,7 +206,7 @@ fn facts(out: &mut String, config: &Config, job: &model::Job) {
     if !job.branch.is_empty() {
         field(out, "branch", &job.branch);
     }
-    if let Some(pr) = job.newest_pr() {
+    if let Some(pr) = job.pr {
         field(out, "pr", &format!("{pr} (`factory pr show {pr}`)"));
     }
     if !job.spent.is_nothing() {

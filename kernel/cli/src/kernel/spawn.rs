@@ -218,15 +218,22 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
         };
         let shown = match run.purpose {
             Purpose::Review => Some((run.intent.clone(), run.grant.start.clone())),
-            Purpose::Verify => job
+            Purpose::Verify => issue
+                .merged
                 .as_ref()
-                .and_then(|job| job.merged.as_ref())
                 .and_then(|merged| Some((merged.before.clone()?, merged.commit.clone()))),
             _ => None,
         };
         let change = match shown {
             Some((base, head)) => {
-                let patch = tools.git(move |repos| Ok(change::patch(&repos.door, &base, &head)?));
+                let patch = tools.git(move |repos| {
+                    // Whoever rewrites the target may take from it what was merged.
+                    let is_there = repos.base.contains(&base)? && repos.base.contains(&head)?;
+                    match is_there {
+                        true => Ok(change::patch(&repos.door, &base, &head)?),
+                        false => Ok(None),
+                    }
+                });
                 patch.await?
             }
             None => None,

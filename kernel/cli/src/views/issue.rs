@@ -167,7 +167,7 @@ impl Whole {
                 run: job.stage().run().map(|run| run.to_string()),
                 branch: job.branch.clone(),
                 rounds: job.rounds,
-                pr: job.newest_pr().map(|pr| pr.0),
+                pr: job.pr.map(|pr| pr.0),
                 feedback: job.feedback.clone(),
                 story: job.story.clone(),
             }),
@@ -218,7 +218,8 @@ impl Whole {
         }
         if let Some(job) = self.job.as_ref().filter(|job| !job.branch.is_empty()) {
             field("branch", &job.branch);
-            if let Some(pr) = job.newest_pr() {
+            let merged = issue.merged.as_ref().map(|merged| merged.pr);
+            if let Some(pr) = job.pr.or(merged) {
                 field("pr", &format!("{pr} (`factory pr show {pr}`)"));
             }
         }
@@ -307,7 +308,10 @@ pub fn view(issue: &Issue, job: Option<&Job>) -> IssueView {
         run: issue.run.map(|run| run.to_string()),
         created: stamp(issue.created),
         stage: job.map(|job| job.stage().kind().as_str()),
-        pr: pr.or(job.and_then(Job::newest_pr)).map(|pr| pr.0),
+        pr: pr
+            .or(job.and_then(|job| job.pr))
+            .or(issue.merged.as_ref().map(|merged| merged.pr))
+            .map(|pr| pr.0),
         parent: issue.parent.map(|parent| parent.0),
         acceptance: issue.acceptance.clone(),
         body: issue.body.clone(),
@@ -403,7 +407,7 @@ fn next_step(issue: &Issue, job: Option<&Job>) -> Option<String> {
         )),
         IssueState::Approved { .. } if needs_human => Some(format!(
             "`factory issue approve {number}` tries again; `factory issue comment {number} --body \"…\"` tells the next run something first; `factory issue close {number}` {}",
-            match job.and_then(|job| job.merged.as_ref()) {
+            match &issue.merged {
                 Some(merged) => format!("closes it as done by pull request {}", merged.pr),
                 None => "gives it up".to_owned(),
             }

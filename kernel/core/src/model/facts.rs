@@ -64,6 +64,9 @@ pub struct BaseChecked {
     /// What they printed where they failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// They failed first, and passed when they were run again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flaky: bool,
 }
 
 /// What a review says of a commit.
@@ -84,6 +87,27 @@ pub struct Review {
     /// answers for: nothing else spoke for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_word: bool,
+}
+
+/// Work that is merged, and whose issue is open until somebody saw that it does what that asks
+/// for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merged {
+    /// The pull request.
+    pub pr: PrNo,
+    /// Who opened its gate.
+    pub by: String,
+    /// Where the target was; none where it was not the factory that merged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Oid>,
+    /// The target's commit with it.
+    pub commit: Oid,
+    /// Code runs that `history.yaml` counts.
+    pub rounds: u32,
+    /// It does not do all that the issue asks for now: there is more to write.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks: bool,
 }
 
 /// Two pull requests that cannot both be merged as they are.

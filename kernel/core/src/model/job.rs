@@ -76,9 +76,6 @@ pub struct Job {
     pub unchecked: Option<Oid>,
     /// The pull request, once opened.
     pub pr: Option<PrNo>,
-    /// What reached the target for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub merged: Option<Merged>,
     /// What the next code run must know.
     pub feedback: Option<String>,
     /// What was wrong with the last report of a run that only reads, for the one that takes
@@ -113,25 +110,6 @@ pub struct Resume {
     pub finished: bool,
 }
 
-/// Work that is merged, and whose issue is open until somebody saw that it does what that asks
-/// for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Merged {
-    /// The pull request.
-    pub pr: PrNo,
-    /// Who opened its gate.
-    pub by: String,
-    /// Where the target was; none where it was not the factory that merged it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<Oid>,
-    /// The target's commit with it.
-    pub commit: Oid,
-    /// It does not do all that the issue asks for now: there is more to write.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub lacks: bool,
-}
-
 impl Job {
     /// A job that begins now.
     pub fn new(issue: IssueNo, branch: String, stage: Stage, now: Seconds) -> Self {
@@ -159,22 +137,11 @@ impl Job {
             resume: None,
             unchecked: None,
             pr: None,
-            merged: None,
             feedback: None,
             report_problem: None,
             summary: None,
             story: Vec::new(),
         }
-    }
-
-    /// The open pull request, or the one that was merged.
-    pub fn newest_pr(&self) -> Option<PrNo> {
-        self.pr.or(self.merged.as_ref().map(|merged| merged.pr))
-    }
-
-    /// True where its work is on the target, and nothing of the issue is known to lack there.
-    pub fn is_merged(&self) -> bool {
-        self.merged.as_ref().is_some_and(|merged| !merged.lacks)
     }
 
     /// Where the job stands.
@@ -199,26 +166,30 @@ impl Job {
     /// became a pull request.
     pub fn is_under_way(&self) -> bool {
         match self.stage {
-            Stage::PlanDue
-            | Stage::Queued
-            | Stage::CheckDue { .. }
-            | Stage::ReviewDue { .. }
-            | Stage::VerifyDue => self.begun || self.pr.is_some(),
+            Stage::PlanDue | Stage::Queued | Stage::CheckDue { .. } | Stage::ReviewDue { .. } => {
+                self.begun || self.pr.is_some()
+            }
             // What waits for a person keeps nobody waiting before it is proposed.
             Stage::NeedsHuman | Stage::PlanReady => self.pr.is_some(),
             // An instruction changes nothing itself.
             Stage::SplitDue | Stage::Splitting { .. } | Stage::SplitReady | Stage::Children => {
                 false
             }
+            // What was merged keeps nobody waiting.
+            Stage::VerifyDue | Stage::Verifying { .. } => false,
             Stage::Planning { .. }
             | Stage::Coding { .. }
             | Stage::Publishing { .. }
             | Stage::Checking { .. }
             | Stage::Reviewing { .. }
             | Stage::Opening { .. }
-            | Stage::Verifying { .. }
             | Stage::Proposed => true,
         }
+    }
+
+    /// True where its work is merged, and a run looks at the target, or is to.
+    pub fn is_looked_at(&self) -> bool {
+        matches!(self.stage, Stage::VerifyDue | Stage::Verifying { .. })
     }
 
     /// Until when it waits before its next try. A time further away than the

@@ -236,10 +236,10 @@ impl StageKind {
             // Who edits the issue, or pushes to its branch, is followed from wherever it is.
             Queued => &[PlanDue, Queued, Coding, CheckDue, NeedsHuman],
             Coding => &[
-                PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, NeedsHuman,
+                PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, VerifyDue, NeedsHuman,
             ],
             Publishing => &[
-                PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, NeedsHuman,
+                PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, VerifyDue, NeedsHuman,
             ],
             CheckDue => &[PlanDue, Queued, Checking, CheckDue, NeedsHuman],
             Checking => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],

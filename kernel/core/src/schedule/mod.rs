@@ -279,8 +279,8 @@ impl Room {
             }
             let mut purse = self.purse.clone();
             purse.take(state, job, purpose)?;
-            // An instruction touches nothing and becomes no pull request.
-            if *purpose != Purpose::Split {
+            // An instruction, and what is merged, touches nothing and becomes no pull request.
+            if !matches!(purpose, Purpose::Split | Purpose::Verify) {
                 self.begin(state, job)?;
             }
             self.purse = purse;

@@ -99,7 +99,7 @@ impl Queue {
             let place = match job.not_before {
                 at if self.bar(number).is_some() => Place::Barred(at),
                 Some(at) => Place::Resting(at),
-                None if job.is_under_way() => Place::Ready,
+                None if job.is_under_way() || job.is_looked_at() => Place::Ready,
                 None => Place::Fresh,
             };
             self.enter(place, turn);
@@ -299,7 +299,7 @@ fn touches(issue: &Issue, job: &Job) -> Option<Touches> {
     // One that waits for others keeps nobody waiting: it may be waiting for those.
     let is_out = is_claim && waits && !issue.depends_on.is_empty();
     let may_overlap = issue.touches.is_empty() || issue.has_label(MAY_OVERLAP);
-    if is_out || may_overlap || !is_claim && turn(issue, job).is_none() {
+    if is_out || may_overlap || job.is_looked_at() || !is_claim && turn(issue, job).is_none() {
         return None;
     }
     let paths = issue.touches.clone();

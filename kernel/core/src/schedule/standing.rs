@@ -123,7 +123,9 @@ pub fn explain(state: &State, observed: &Observed, now: Now) -> BTreeMap<IssueNo
         let taken = match full {
             Some(full) => Err(full),
             // As where it is decided: these are left out, and hold up nobody.
-            None if no_more_fresh && !job.is_under_way() => Err(Full::Proposals),
+            None if no_more_fresh && !job.is_under_way() && !job.is_looked_at() => {
+                Err(Full::Proposals)
+            }
             None => room.take(state, job, &purpose),
         };
         no_more_fresh |= taken == Err(Full::Proposals);

@@ -117,9 +117,14 @@ fn commit_checked(
             }
         }
         (Outcome::Green, Tests::Base { .. }) => {
+            let flaky = if rerun {
+                " when run again: they are flaky"
+            } else {
+                ""
+            };
             job.story
-                .push(format!("{id}: checks passed on {short}{with}"));
-            with_base(&mut job, id, None);
+                .push(format!("{id}: checks passed on {short}{with}{flaky}"));
+            with_base(&mut job, id, None, rerun);
             job::to_review(tx, job, commit)
         }
         (Outcome::Red(why), _) if !rerun => {
@@ -136,17 +141,18 @@ fn commit_checked(
         // decides, and no automatic gate opens.
         (Outcome::Red(why) | Outcome::Late(why), Tests::Base { .. }) => {
             job.story.push(format!("{id}:{with}: {}", line(&why)));
-            with_base(&mut job, id, Some(why));
+            with_base(&mut job, id, Some(why), false);
             job::to_review(tx, job, commit)
         }
     }
 }
 
-fn with_base(job: &mut Job, run: RunId, failed: Option<String>) {
+fn with_base(job: &mut Job, run: RunId, failed: Option<String>, flaky: bool) {
     if let Some(checked) = &mut job.checked {
         checked.with_base_tests = Some(BaseChecked {
             run,
             failed: failed.map(|why| text::trimmed(&why, 2000)),
+            flaky,
         });
     }
 }

@@ -1,6 +1,6 @@
 //! Commands of people and automatic gates.
 
-use super::{job, queue, run, split, steer, tx::Tx, verify};
+use super::{configured, job, queue, run, split, steer, tx::Tx, verify};
 use crate::{
     budget::Spent,
     event::{Command, Refusal},
@@ -94,6 +94,7 @@ fn new_issue(
         touches: written_touches(&body)?,
         parent: None,
         instruction: None,
+        merged: None,
         acceptance: Vec::new(),
         body,
     };
@@ -125,7 +126,7 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
         Some(mut job) if *job.stage() == Stage::NeedsHuman => {
             job.enter(match (&issue.instruction, &job.plan) {
                 (Some(_), _) => Stage::SplitDue,
-                (None, _) if job.is_merged() => Stage::VerifyDue,
+                (None, _) if issue.is_merged() => Stage::VerifyDue,
                 (None, None) if tx.config().planner_of(job::tier(&job)).is_some() => Stage::PlanDue,
                 (None, _) => Stage::Queued,
             })?;
@@ -140,16 +141,18 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
         None => {
             let prefix = &tx.config().branch_prefix;
             let branch = text::branch_name(prefix, number, &issue.title);
-            let job = Job::new(number, branch, Stage::Queued, tx.now.0);
-            match job::begin(tx, job)? {
-                Stage::Queued => {}
-                stage => {
-                    let mut job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
-                    job.enter(stage)?;
-                    tx.put_job(job);
-                }
+            // What was merged for it before its job was given up is looked at first.
+            let is_merged = issue.is_merged();
+            let first = match is_merged {
+                true => Stage::VerifyDue,
+                false => Stage::Queued,
+            };
+            let stage = job::begin(tx, Job::new(number, branch, first, tx.now.0))?;
+            let mut job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
+            if !is_merged && stage != Stage::Queued {
+                job.enter(stage)?;
             }
-            tx.job(number).ok_or(Refusal::NoSuchJob(number))?
+            job
         }
     };
     job.begun = false;
@@ -171,6 +174,7 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
     issue.labels.retain(|l| l != NEEDS_HUMAN && l != REJECTED);
     issue.state = IssueState::Approved { by: by.to_owned() };
     tx.put_issue(issue);
+    configured::go_on(tx, number)?;
     Ok(format!("issue {number}: approved by {by}"))
 }
 
@@ -182,11 +186,12 @@ pub(super) fn close(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<String
             close_pr(tx, by, pr, format!("issue {number} was closed"))?;
         }
         tx.drop_effects_of(number);
-        if let Some(merged) = job.merged.clone() {
-            verify::close(tx, number, by, merged.pr, Some(job))?;
-            return Ok(format!("issue {number}: closed as done by {by}"));
-        }
         tx.archive_job(job);
+    }
+    // What is on the target is not given up.
+    if let Some(merged) = &issue.merged {
+        verify::close(tx, number, by, merged.pr, job)?;
+        return Ok(format!("issue {number}: closed as done by {by}"));
     }
     issue.state = IssueState::Closed {
         by: by.to_owned(),

@@ -1,4 +1,4 @@
-//! What another configuration means for work that is under way.
+//! What the configuration means for work that is under way.
 
 use super::{
     job::{self, A_PERSON_DECIDES},
@@ -6,49 +6,66 @@ use super::{
     verify,
 };
 use crate::{
-    config::Gate,
+    config::{Config, Gate},
     event::Refusal,
     evidence,
+    ids::IssueNo,
     model::{Fact, Holds, PrState, Stage},
 };
 
-/// Takes up what the configuration says now: nobody waits for a run that it does not ask for,
-/// and an automatic gate judges anew what it left to a person.
-pub(super) fn follow(tx: &mut Tx<'_>) -> Result<(), Refusal> {
+/// Takes up what the configuration says now, in place of `before`: nobody waits for a run that
+/// it does not ask for, and an automatic gate judges anew what it left to a person.
+pub(super) fn follow(tx: &mut Tx<'_>, before: &Config) -> Result<(), Refusal> {
     for job in tx.jobs() {
-        let tier = job::tier(&job);
-        let config = tx.config();
-        match job.stage().clone() {
-            Stage::PlanDue if config.planner_of(tier).is_none() => {
-                let mut job = job;
-                job.enter(Stage::Queued)?;
-                tx.put_job(job);
-            }
-            Stage::ReviewDue { commit } if config.reviewer_of(tier).is_none() => {
-                job::to_review(tx, job, commit)?;
-            }
-            Stage::VerifyDue if config.reviewer_of(tier).is_none() => {
-                verify::close_unseen(tx, job)?;
-            }
-            _ => {}
-        }
+        go_on(tx, job.issue)?;
     }
     if tx.config().gates.merge == Gate::Auto {
-        judge_anew(tx);
+        judge_anew(tx, before);
+    }
+    Ok(())
+}
+
+/// A job goes on where it waits for a run that only reads, and that the configuration does not
+/// ask for.
+pub(super) fn go_on(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
+    let Some(mut job) = tx.job(number) else {
+        return Ok(());
+    };
+    let tier = job::tier(&job);
+    let config = tx.config();
+    match job.stage().clone() {
+        Stage::SplitDue if config.splitter().is_none() => {
+            let why =
+                "Nobody splits instructions: name who does in `stages.split` of factory.yaml.";
+            job::needs_human(tx, job, why)?;
+        }
+        Stage::PlanDue if config.planner_of(tier).is_none() => {
+            job.enter(Stage::Queued)?;
+            tx.put_job(job);
+        }
+        Stage::ReviewDue { commit } if config.reviewer_of(tier).is_none() => {
+            job::to_review(tx, job, commit)?;
+        }
+        Stage::VerifyDue if config.reviewer_of(tier).is_none() => {
+            verify::close_unseen(tx, job)?;
+        }
+        _ => {}
     }
     Ok(())
 }
 
 /// Pull requests that the automatic gate left to a person, as things are now.
-fn judge_anew(tx: &mut Tx<'_>) {
+fn judge_anew(tx: &mut Tx<'_>, before: &Config) {
+    let protects_the_same = tx.config().protected == before.protected;
     for mut pr in tx.prs() {
         let is_left = pr
             .note
             .as_ref()
             .is_some_and(|note| note.starts_with(A_PERSON_DECIDES));
-        // Of these no configuration says more than what was seen.
+        // What was seen of the merge stays true.
         let is_seen = pr.evidence.iter().any(|piece| {
-            matches!(piece.fact, Fact::Rules | Fact::Merged) && piece.holds == Holds::No
+            piece.holds == Holds::No
+                && (piece.fact == Fact::Merged || piece.fact == Fact::Rules && protects_the_same)
         });
         if pr.state != PrState::Ready || !is_left || is_seen {
             continue;

@@ -1,6 +1,6 @@
 //! Ends of runs: which class they are of, and what follows.
 
-use super::{checked, job, reading, reported, tx::Tx};
+use super::{checked, configured, job, reading, reported, tx::Tx, verify};
 use crate::{
     breaker::{Breaker, Part},
     engine::{self, Verdict},
@@ -335,6 +335,7 @@ pub(super) fn broke_off(
             let due = stage.kind().as_str().to_owned();
             job.enter(stage)?;
             tx.put_job(job);
+            configured::go_on(tx, id.job)?;
             due
         }
     };
@@ -431,6 +432,20 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
                 false => job::to_check(tx, job, commit)?,
             };
             (ExitClass::Ok, outcome, to)
+        }
+        // It says that nothing is to be added to what is merged.
+        (Verdict::Finished, None)
+            if job.pr.is_none()
+                && end.push_problem.is_none()
+                && !run.handed_nothing_in()
+                && tx.issue(id.job)?.merged.is_some() =>
+        {
+            came_to_its_end(&mut job);
+            job.resume = session_of(&run);
+            job.story
+                .push(format!("{id}: added nothing to what is merged"));
+            let to = verify::look_again(tx, job)?;
+            (ExitClass::Ok, "added nothing".to_owned(), to)
         }
         (Verdict::Finished, None) => {
             came_to_its_end(&mut job);

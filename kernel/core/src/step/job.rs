@@ -272,7 +272,8 @@ fn to_human(
         true => String::new(),
         false => format!("The work is on the branch `{}`. ", job.branch),
     };
-    let again = match (job.is_merged(), job.branch.is_empty()) {
+    let issue = tx.issue(job.issue)?;
+    let again = match (issue.is_merged(), job.branch.is_empty()) {
         (true, _) => "looks at the target again",
         (false, true) => "tries again",
         (false, false) => "tries again from there",
@@ -281,7 +282,7 @@ fn to_human(
         "\n{place}`factory issue approve {}` {again}; comments on this issue are read by the next run.\n",
         job.issue
     ));
-    if let Some(merged) = &job.merged {
+    if let Some(merged) = &issue.merged {
         comment.push_str(&format!(
             "Pull request {} is merged: where that is all, `factory issue close {}` closes this as done.\n",
             merged.pr, job.issue

@@ -55,7 +55,15 @@ fn branch_moved(
             job.change = Some(change);
             // What was said of an older commit says nothing of this one.
             job.checked = job.checked.filter(|checked| checked.commit == new);
+            let adds_nothing = job.pr.is_none()
+                && job.change.as_ref().is_some_and(|change| change.files == 0)
+                && tx.issue(number)?.merged.is_some();
             match then {
+                Next::Check if adds_nothing => {
+                    job.story
+                        .push("nothing was added to what is merged".to_owned());
+                    verify::look_again(tx, job)?
+                }
                 Next::Check => job::to_check(tx, job, commit)?,
                 Next::Anew => job::anew(tx, job)?,
                 Next::Code => {

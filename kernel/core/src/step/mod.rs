@@ -71,7 +71,7 @@ pub fn step(state: &State, event: Event, now: Now) -> Result<Step, Refusal> {
                 commit,
                 config: *config,
             });
-            configured::follow(&mut tx)?;
+            configured::follow(&mut tx, &state.config.config)?;
             format!("config: loaded from {from}")
         }
         Event::TargetChanged { branch } => {

@@ -1,6 +1,6 @@
 //! Ends of runs that only read: their report is all that is kept of them.
 
-use super::{job, split, tx::Tx, verify};
+use super::{configured, job, split, tx::Tx, verify};
 use crate::{
     engine::{self, Verdict},
     event::Refusal,
@@ -90,8 +90,10 @@ pub(super) fn again(
     ));
     let due = job.stage().due_again();
     let to = due.kind().as_str().to_owned();
+    let number = job.issue;
     job.enter(due)?;
     tx.put_job(job);
+    configured::go_on(tx, number)?;
     Ok(to)
 }
 

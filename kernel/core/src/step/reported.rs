@@ -206,6 +206,7 @@ fn file_one(tx: &mut Tx<'_>, run: RunId, draft: Draft) -> IssueNo {
         touches: Vec::new(),
         parent: None,
         instruction: None,
+        merged: None,
         acceptance: Vec::new(),
         body: draft.body,
     });

@@ -46,6 +46,7 @@ pub(super) fn instruct(
             children: Vec::new(),
             done: Vec::new(),
         }),
+        merged: None,
         acceptance: Vec::new(),
         body: text,
     });
@@ -100,6 +101,7 @@ pub(super) fn taken(
             touches,
             parent: Some(parent),
             instruction: None,
+            merged: None,
             acceptance: part.acceptance,
             body: part.body,
         });

@@ -152,15 +152,22 @@ pub(super) fn edit(
         issue.touches = crate::schedule::written_touches(&body)?;
         issue.body = body;
     }
+    // What was merged was for the old text.
+    if let Some(merged) = &mut issue.merged {
+        merged.lacks = true;
+    }
     let note = format!("issue {number}: edited by {by}: {}", issue.title);
     let is_instruction = issue.instruction.is_some();
     tx.put_issue(issue);
     let Some(mut job) = tx.job(number) else {
         return Ok(note);
     };
-    // What was merged was for the old text.
-    if let Some(merged) = &mut job.merged {
-        merged.lacks = true;
+    // Who reviewed it read the old text.
+    job.review = None;
+    if let Some(pr) = job.pr {
+        let mut pr = tx.pr(pr)?;
+        pr.review = None;
+        tx.put_pr(pr);
     }
     match job.stage() {
         // Its issues are filed, and are edited themselves.
@@ -217,7 +224,6 @@ pub(super) fn edit(
     job.rounds = 0;
     job.asked_to_split = false;
     job.not_before = None;
-    job.review = None;
     job.report_problem = None;
     job.feedback = Some("The issue was edited since the work began: read it anew.".to_owned());
     job.story.push(format!("issue edited by {by}: begun anew"));
@@ -245,6 +251,12 @@ fn explain(tx: &mut Tx<'_>, number: IssueNo) -> Result<String, Refusal> {
             .reasons
             .iter()
             .for_each(|reason| out.push_str(&format!("- {}\n", outgoing_text(reason))));
+    }
+    if let Some(merged) = tx.issue(number)?.merged {
+        out.push_str(&format!(
+            "\nPull request {} is merged as {}.\n",
+            merged.pr, merged.commit
+        ));
     }
     if let Some(pr) = job.pr {
         let pr = tx.pr(pr)?;

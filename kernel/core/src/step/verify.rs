@@ -2,6 +2,7 @@
 //! the issue closes and those that wait for it go on.
 
 use super::{
+    configured,
     job::{self, FACTORY},
     queue, reading, split,
     tx::Tx,
@@ -28,17 +29,29 @@ pub(super) fn merged(
     let target = tx.meta().target.clone();
     let short = commit.short().to_owned();
     let job = tx.job(issue);
+    let mut open = tx.issue(issue)?;
     if let Some((job, change)) = job
         .as_ref()
         .and_then(|job| Some((job, job.change.as_ref()?)))
     {
+        // A second pull request is still the same work.
+        let counted = open.merged.as_ref().map(|merged| merged.rounds);
         let went = Went {
-            merged: 1,
-            rounds: job.rounds,
+            merged: u32::from(counted.is_none()),
+            rounds: job.rounds.saturating_sub(counted.unwrap_or_default()),
             failed: 0,
         };
         tx.history().add(&change.places, went);
     }
+    open.merged = Some(Merged {
+        pr: number,
+        by: by.clone(),
+        before,
+        commit: commit.clone(),
+        rounds: job.as_ref().map_or(0, |job| job.rounds),
+        lacks: false,
+    });
+    tx.put_issue(open);
     let looks = match &job {
         Some(job) => is_looked_at(tx, &pr, job)?,
         None => false,
@@ -66,23 +79,35 @@ pub(super) fn merged(
     )?;
     job.story
         .push(format!("pr {number}: merged into {target} as {short}"));
-    job.enter(Stage::VerifyDue)?;
-    job.merged = Some(Merged {
-        pr: number,
-        by,
-        before,
-        commit,
-        lacks: false,
-    });
     job.pr = None;
-    job.checked = None;
-    job.unchecked = None;
-    job.feedback = None;
     job.not_before = None;
     job.breaks = 0;
     job.losses = 0;
-    tx.put_job(job);
+    due(tx, job)?;
     Ok(format!("{note} verify-due"))
+}
+
+/// To the look at the target.
+fn due(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal> {
+    job.enter(Stage::VerifyDue)?;
+    job.checked = None;
+    job.unchecked = None;
+    job.feedback = None;
+    tx.put_job(job);
+    Ok(())
+}
+
+/// A run added nothing to what is merged: whether anything lacks is looked at once more.
+pub(super) fn look_again(tx: &mut Tx<'_>, job: Job) -> Result<String, Refusal> {
+    let number = job.issue;
+    let mut issue = tx.issue(number)?;
+    if let Some(merged) = &mut issue.merged {
+        merged.lacks = false;
+    }
+    tx.put_issue(issue);
+    due(tx, job)?;
+    configured::go_on(tx, number)?;
+    Ok("verify-due".to_owned())
 }
 
 /// True where the issue says what must be true, somebody reviews, and no review that approved
@@ -92,13 +117,8 @@ fn is_looked_at(tx: &Tx<'_>, pr: &Pr, job: &Job) -> Result<bool, Refusal> {
         && pr.review.as_ref().is_some_and(|review| {
             review.commit == pr.head && review.verdict == ReviewVerdict::Approve
         });
-    Ok(!is_seen && is_wanted(tx, job)?)
-}
-
-/// True where the issue says what must be true, and somebody reviews.
-fn is_wanted(tx: &Tx<'_>, job: &Job) -> Result<bool, Refusal> {
     let reviews = tx.config().reviewer_of(job::tier(job)).is_some();
-    Ok(reviews && route::points(&tx.issue(job.issue)?) > 0)
+    Ok(!is_seen && reviews && route::points(&tx.issue(job.issue)?) > 0)
 }
 
 /// The issue is done: closed with its pull request, and those that wait for it go on.
@@ -129,11 +149,13 @@ pub(super) fn close(
 
 /// A job whose merge nobody looks at any more.
 pub(super) fn close_unseen(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal> {
-    let Some(merged) = job.merged.clone() else {
+    let Some(merged) = tx.issue(job.issue)?.merged else {
         return Err(Refusal::Stale(format!("job {}", job.issue)));
     };
-    let why = "factory.yaml asks for no look at the target any more: closed";
+    let why = "Nobody reviews by factory.yaml as it is now, so nobody looks at the target either.";
     job.story.push(why.to_owned());
+    let done = format!("Done: pull request {} is merged. {why}\n", merged.pr);
+    tx.comment(job.issue, FACTORY, done)?;
     close(tx, job.issue, &merged.by, merged.pr, Some(job))
 }
 
@@ -145,9 +167,13 @@ pub(super) fn looked(
     report: &ReviewReport,
 ) -> Result<(String, String), Refusal> {
     let (id, number) = (run.id, job.issue);
-    let Some(mut merged) = job.merged.clone() else {
+    let mut issue = tx.issue(number)?;
+    let Some(merged) = &mut issue.merged else {
         return Err(Refusal::Stale(format!("job {number}")));
     };
+    merged.lacks = report.verdict != ReviewVerdict::Approve;
+    let merged = merged.clone();
+    tx.put_issue(issue);
     let (pr, short) = (merged.pr, run.grant.start.short());
     let said = reading::said(report);
     let summary = text::one_line(&report.summary);
@@ -159,22 +185,21 @@ pub(super) fn looked(
         ReviewVerdict::Approve => {
             tx.comment_on_report(
                 id,
-                format!("Done: pull request {pr} is merged, and {id} found on {short} all that is asked for:\n\n{found}"),
+                format!("Done: pull request {pr} is merged, and {id} found on {short} all that is asked for (confidence {}):\n\n{found}", report.confidence),
             )?;
             close(tx, number, &merged.by, pr, Some(job))?;
             "closed".to_owned()
         }
         ReviewVerdict::RequestChanges => {
-            merged.lacks = true;
-            job.merged = Some(merged);
             let feedback = format!(
                 "Pull request {pr} is merged, and {id} says that the target ({short}) does not do all that the issue asks for:\n\n{found}"
             );
+            tx.comment_on_report(id, feedback.clone())?;
+            // Others may have begun on what it touches.
+            job.begun = false;
             job::another_round(tx, job, feedback)?
         }
         ReviewVerdict::Reject => {
-            merged.lacks = true;
-            job.merged = Some(merged);
             let why = format!(
                 "Pull request {pr} is merged, and {id} rejects what the target ({short}) does now:\n\n{found}"
             );

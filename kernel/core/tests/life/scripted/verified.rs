@@ -65,7 +65,7 @@ fn an_issue_closes_and_others_go_on_once_somebody_saw_the_target() {
     let merge = merges(&mut world, PR, false);
     assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
     assert!(world.state.prs.is_empty(), "it is merged");
-    let merged = world.state.jobs[&TWO].merged.clone().unwrap();
+    let merged = world.state.issues[&TWO].merged.clone().unwrap();
     assert_eq!(
         (merged.before, merged.commit),
         (Some(before), merge.clone())
@@ -177,7 +177,7 @@ fn an_edit_after_the_merge_begins_the_work_anew() {
     );
     assert_eq!(stage_of(&world, TWO), StageKind::Queued);
     assert!(world.plan().contains(&Action::Kill(run)));
-    assert!(world.state.jobs[&TWO].merged.as_ref().unwrap().lacks);
+    assert!(world.state.issues[&TWO].merged.as_ref().unwrap().lacks);
     exits(&mut world, run, 137);
     merges(&mut world, PrNo(2), false);
     verifies(&mut world, "approve");
@@ -274,4 +274,148 @@ fn an_automatic_gate_judges_anew_what_it_left_to_a_person() {
             .is_none_or(|i| matches!(i.state, IssueState::Closed { .. }))
     );
     assert_eq!(world.merged, [1]);
+}
+
+#[test]
+fn who_has_nothing_to_add_is_looked_at_once_more() {
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    let told = last_comment(&world, TWO);
+    assert!(
+        told.contains("does not do all that the issue asks for"),
+        "{told}"
+    );
+    let run = awaited(&mut world, Purpose::Code);
+    let json = json!({"summary": "It is there: look at src/a.rs."}).to_string();
+    world.push_inbox(run, InboxEntry::Report { json });
+    ends(&mut world, run, None);
+    assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+    verifies(&mut world, "approve");
+    assert!(!world.state.issues.contains_key(&TWO));
+}
+
+#[test]
+fn rounds_bound_how_often_it_is_sent_back() {
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    for _ in 0..2 {
+        verifies(&mut world, "request_changes");
+        let run = awaited(&mut world, Purpose::Code);
+        let json = json!({"summary": "It is there."}).to_string();
+        world.push_inbox(run, InboxEntry::Report { json });
+        ends(&mut world, run, None);
+    }
+    verifies(&mut world, "request_changes");
+    assert_eq!(stage_of(&world, TWO), StageKind::NeedsHuman);
+}
+
+#[test]
+fn work_that_is_merged_is_not_forgotten_by_whoever_gives_the_job_up() {
+    for order_of in [
+        Command::Cancel(TWO),
+        Command::Comment {
+            issue: TWO,
+            text: "/factory stop".into(),
+        },
+    ] {
+        let mut world = split(config());
+        merges(&mut world, PR, false);
+        awaited(&mut world, Purpose::Verify);
+        order(&mut world, order_of);
+        assert!(!world.state.jobs.contains_key(&TWO));
+        order(&mut world, Command::Approve(TWO));
+        assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+        order(&mut world, Command::Cancel(TWO));
+        order(&mut world, Command::CloseIssue(TWO));
+        assert!(
+            world.state.issues[&THREE].depends_on.is_empty(),
+            "it is done"
+        );
+    }
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    codes(&mut world);
+    checks(&mut world, 0);
+    reviews(&mut world, "approve", 0.95);
+    world.until_idle();
+    let reason = "No.".to_owned();
+    order(
+        &mut world,
+        Command::RejectPr {
+            pr: PrNo(2),
+            reason,
+        },
+    );
+    order(&mut world, Command::CloseIssue(TWO));
+    assert!(world.state.issues[&THREE].depends_on.is_empty());
+}
+
+#[test]
+fn a_review_of_the_old_text_is_none_of_the_new_one() {
+    let mut world = split(config());
+    codes(&mut world);
+    checks(&mut world, 0);
+    reviews(&mut world, "approve", 0.95);
+    world.until_idle();
+    let (title, body) = (None, Some("And more.".to_owned()));
+    let edit = Command::EditIssue {
+        issue: TWO,
+        title,
+        body,
+    };
+    order(&mut world, edit);
+    for _ in 0..3 {
+        let run = awaited(&mut world, Purpose::Code);
+        exits(&mut world, run, 137);
+    }
+    assert_eq!(stage_of(&world, TWO), StageKind::NeedsHuman);
+    lands(&mut world, PR, true);
+    assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+}
+
+#[test]
+fn nobody_looks_by_an_engine_that_nobody_named_for_that() {
+    // It broke off after its reader was gone.
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    let run = awaited(&mut world, Purpose::Verify);
+    assert!(world.journal(unreviewed()));
+    exits(&mut world, run, 137);
+    assert!(!world.state.issues.contains_key(&TWO), "closed");
+    // A person approves it after that.
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    for _ in 0..3 {
+        let run = awaited(&mut world, Purpose::Verify);
+        exits(&mut world, run, 137);
+    }
+    assert_eq!(stage_of(&world, TWO), StageKind::NeedsHuman);
+    assert!(world.journal(unreviewed()));
+    order(&mut world, Command::Approve(TWO));
+    assert!(!world.state.issues.contains_key(&TWO), "closed");
+    let told = world.state.issues[&ONE].instruction.clone().unwrap();
+    assert_eq!(told.done[0].pr, Some(PR));
+}
+
+#[test]
+fn a_look_takes_no_place_of_the_day_and_keeps_nobody_waiting() {
+    let mut config = config();
+    config.types.worker.per_day.pull_requests = Some(1);
+    let mut world = split(config);
+    merges(&mut world, PR, false);
+    assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+    assert_eq!(world.state.queue.unproposed(), 0);
+    verifies(&mut world, "approve");
+}
+
+#[test]
+fn a_second_pull_request_counts_its_own_rounds_alone() {
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    merges(&mut world, PrNo(2), true);
+    let went = world.state.history.of(["src/a"]);
+    assert_eq!((went.merged, went.rounds), (1, 2));
 }

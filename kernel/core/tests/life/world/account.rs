@@ -2,7 +2,7 @@
 
 use factory_core::{
     config,
-    event::{Event, MergeResult},
+    event::{Command, Event, MergeResult},
     grant::Role,
     ids::{IssueNo, Oid, RunId},
     inbox::{EngineExit, InboxEntry},
@@ -51,7 +51,18 @@ impl Account {
                 self.may_merge(state, pr, new);
             }
         }
+        if let Event::Command {
+            command: Command::EditIssue { issue, .. },
+            ..
+        } = event
+        {
+            // Who reviewed it read the old text.
+            for pr in state.prs.values().filter(|pr| pr.issue == *issue) {
+                self.of_commit.remove(&pr.head);
+            }
+        }
         for (number, put) in &delta.issues {
+            Self::keeps_what_is_merged(state, *number, put);
             if let Put::Archived(issue) = put {
                 assert!(self.closed.insert(*number), "{number} was closed twice");
                 told_at_its_end(state, delta, issue);
@@ -132,39 +143,64 @@ impl Account {
     }
 
     /// Work on an issue that says what must be true is over once somebody saw that it is, where
-    /// anybody is asked to look.
+    /// anybody is asked to look, or where a person says so.
     fn seen_at_its_end(&self, state: &State, issue: &Issue, event: &Event) {
-        let by_itself = matches!(issue.state, IssueState::Closed { pr: Some(_), .. });
-        let Some(job) = state.jobs.get(&issue.number).filter(|_| by_itself) else {
+        let done = matches!(issue.state, IssueState::Closed { pr: Some(_), .. });
+        let Some(job) = state.jobs.get(&issue.number).filter(|_| done) else {
             return;
         };
         let tier = job.route.as_ref().map(|route| route.tier);
-        let reviewer = state.config.config.reviewer_of(tier.unwrap_or_default());
-        if issue.acceptance.is_empty() || reviewer.is_none() {
+        let config = match event {
+            Event::ConfigLoaded { config, .. } => config,
+            _ => &state.config.config,
+        };
+        let reviewer = config.reviewer_of(tier.unwrap_or_default());
+        if factory_core::route::points(issue) == 0 || reviewer.is_none() {
             return;
         }
-        let merged = |pr: &Pr| {
-            let said = self.of_commit.get(&pr.head);
+        let approved = |commit: &Oid| {
+            let said = self.of_commit.get(commit);
             said.is_some_and(|(verdict, _)| *verdict == ReviewVerdict::Approve)
         };
         let seen = match event {
             Event::ContainerEnded { run, .. } => {
-                state.runs[run].purpose == Purpose::Verify
-                    && self.reviews[run].0 == ReviewVerdict::Approve
+                let run = &state.runs[run];
+                run.purpose == Purpose::Verify
+                    && run.id.job == issue.number
+                    && run.grant.start == run.intent
+                    && self.reviews[&run.id].0 == ReviewVerdict::Approve
             }
-            Event::EffectDone { .. } => state.prs.values().any(|pr| {
-                let (PrState::Advancing { merge, .. }, true) = (&pr.state, merged(pr)) else {
-                    return false;
-                };
-                pr.issue == issue.number && self.same_tree.get(merge) == Some(&pr.head)
+            Event::EffectDone { .. } => state.prs.values().any(|pr| match &pr.state {
+                PrState::Advancing { merge, .. } => {
+                    pr.issue == issue.number
+                        && self.same_tree.get(merge) == Some(&pr.head)
+                        && approved(&pr.head)
+                }
+                _ => false,
             }),
-            Event::Command { .. } | Event::ConfigLoaded { .. } => true,
+            Event::Command { command, .. } => matches!(command, Command::CloseIssue(_)),
             _ => false,
         };
         assert!(
             seen,
             "closed, and nobody saw that it is done: {event:?} {issue:?}"
         );
+    }
+
+    /// What reached the target is never forgotten, and an issue of which anything did is done.
+    fn keeps_what_is_merged(state: &State, number: IssueNo, put: &Put<Issue>) {
+        let before = state.issues.get(&number);
+        if before.is_none_or(|before| before.merged.is_none()) {
+            return;
+        }
+        match put {
+            Put::Live(issue) => assert!(issue.merged.is_some(), "{issue:?}"),
+            Put::Archived(issue) => {
+                let done = matches!(issue.state, IssueState::Closed { pr: Some(_), .. });
+                assert!(done, "given up, though it is merged: {issue:?}");
+            }
+            Put::Gone => panic!("{number} is gone"),
+        }
     }
 
     /// The target moves to nothing red, and without a person to nothing that speaks against it.
