@@ -224,14 +224,14 @@ pub fn spawn<R: Runtime>(tools: Arc<Tools<R>>, state: &State, id: RunId) -> Work
                 .and_then(|merged| Some((merged.before.clone()?, merged.commit.clone()))),
             _ => None,
         };
+        let is_merged = run.purpose == Purpose::Verify;
         let change = match shown {
             Some((base, head)) => {
                 let patch = tools.git(move |repos| {
-                    // Whoever rewrites the target may take from it what was merged.
-                    let is_there = repos.base.contains(&base)? && repos.base.contains(&head)?;
-                    match is_there {
-                        true => Ok(change::patch(&repos.door, &base, &head)?),
-                        false => Ok(None),
+                    // Whoever rewrote the target may have taken from it what was merged.
+                    match is_merged && !repos.base.contains(&head)? {
+                        true => Ok(None),
+                        false => Ok(change::patch(&repos.door, &base, &head)?),
                     }
                 });
                 patch.await?
