@@ -277,16 +277,6 @@ impl DoorRepo {
             .map_err(wrong())
     }
 
-    /// Paths in which two commits differ, renames as two; bytes that are no
-    /// UTF-8 are replaced.
-    pub fn changed_paths(&self, from: &Oid, to: &Oid) -> Result<Vec<String>, RepoError> {
-        let changes = self.changes(from, to)?;
-        Ok(changes
-            .iter()
-            .map(|c| c.path.to_string_lossy().into_owned())
-            .collect())
-    }
-
     /// The difference between two commits as a patch for people to read.
     pub fn diff(&self, from: &Oid, to: &Oid) -> Result<String, RepoError> {
         let call = self.git.call([

@@ -5,7 +5,6 @@ use crate::places::Places;
 use crate::store::{Store, StoreError, SwapError};
 use factory_core::ids::{Oid, RunId};
 use factory_core::inbox::{EngineExit, InboxEntry};
-use factory_core::model::UsageTotal;
 use git2::Repository;
 
 /// The one file of an entry's tree.
@@ -141,29 +140,6 @@ impl Inbox {
     pub fn tip(&self, run: RunId) -> Result<Option<Oid>, InboxError> {
         self.store
             .with(|repo| Ok(self.store.tip(repo, &ref_name(run))?))
-    }
-
-    /// Where the newest push of a run led.
-    pub fn last_push(&self, run: RunId) -> Result<Option<Oid>, InboxError> {
-        let mut pushed = None;
-        self.walk_back(run, |_, read| {
-            if let InboxEntry::Push { new, .. } = read()? {
-                pushed = Some(new);
-            }
-            Ok(pushed.is_none())
-        })?;
-        Ok(pushed)
-    }
-
-    /// Sum over all model calls of a run.
-    pub fn total_usage(&self, run: RunId) -> Result<UsageTotal, InboxError> {
-        let mut total = UsageTotal::default();
-        for (_, entry) in self.read_after(run, None)? {
-            if let InboxEntry::Usage(usage) = entry {
-                total.add(&usage);
-            }
-        }
-        Ok(total)
     }
 
     /// All runs that have an inbox, sorted.

@@ -402,6 +402,9 @@ fn next_step(issue: &Issue, job: Option<&Job>) -> Option<String> {
     let number = issue.number;
     let needs_human = job.is_some_and(|job| *job.stage() == Stage::NeedsHuman);
     match &issue.state {
+        IssueState::Proposed if issue.merged.is_some() => Some(format!(
+            "`factory issue approve {number}` goes on from what is merged; `factory issue close {number}` closes it as done"
+        )),
         IssueState::Proposed => Some(format!(
             "`factory issue approve {number}` lets a worker build it"
         )),

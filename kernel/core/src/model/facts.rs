@@ -98,6 +98,8 @@ pub struct Merged {
     pub pr: PrNo,
     /// Who opened its gate.
     pub by: String,
+    /// Its commit.
+    pub head: Oid,
     /// Where the target was; none where it was not the factory that merged it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Oid>,

@@ -172,6 +172,9 @@ pub(super) fn approve(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
     }
     tx.put_job(job);
     issue.labels.retain(|l| l != NEEDS_HUMAN && l != REJECTED);
+    if let Some(merged) = &mut issue.merged {
+        merged.rounds = 0;
+    }
     issue.state = IssueState::Approved { by: by.to_owned() };
     tx.put_issue(issue);
     configured::go_on(tx, number)?;

@@ -435,10 +435,11 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
         }
         // It says that nothing is to be added to what is merged.
         (Verdict::Finished, None)
-            if job.pr.is_none()
-                && end.push_problem.is_none()
-                && !run.handed_nothing_in()
-                && tx.issue(id.job)?.merged.is_some() =>
+            if end.push_problem.is_none()
+                && run.report.is_some()
+                && verify::may_look_again(tx, &job)?.is_some_and(|merged| {
+                    [merged.head, run.intent.clone()].contains(&run.grant.start)
+                }) =>
         {
             came_to_its_end(&mut job);
             job.resume = session_of(&run);

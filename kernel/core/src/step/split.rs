@@ -1,6 +1,6 @@
 //! Instructions: how they become issues, and what is told when these are done.
 
-use super::{command, job, job::FACTORY, queue, tx::Tx};
+use super::{command, configured, job, job::FACTORY, queue, tx::Tx};
 use crate::{
     budget::Spent,
     config::Gate,
@@ -210,7 +210,10 @@ pub(super) fn again(tx: &mut Tx<'_>, by: &str, parent: IssueNo) -> Result<(), Re
     };
     let job = Job::new(parent, String::new(), stage, tx.now.0);
     match open.is_empty() {
-        true => tx.put_job(job),
+        true => {
+            tx.put_job(job);
+            configured::go_on(tx, parent)?;
+        }
         false => {
             approve(tx, by, job, &open)?;
         }
@@ -247,7 +250,10 @@ pub(super) fn child_over(
 }
 
 fn close_when_done(tx: &mut Tx<'_>, parent: IssueNo) -> Result<(), Refusal> {
-    let issue = tx.issue(parent)?;
+    // The last of its issues may have closed it already.
+    let Ok(issue) = tx.issue(parent) else {
+        return Ok(());
+    };
     let Some(instruction) = issue.instruction else {
         return Ok(());
     };

@@ -1,7 +1,7 @@
 //! How people step in while the factory works: orders in comments, edited issues, pull
 //! requests that are sent back.
 
-use super::{command, job, job::FACTORY, queue, split, tx::Tx};
+use super::{command, configured, job, job::FACTORY, queue, split, tx::Tx};
 use crate::{
     budget::Spent,
     event::Refusal,
@@ -155,6 +155,7 @@ pub(super) fn edit(
     // What was merged was for the old text.
     if let Some(merged) = &mut issue.merged {
         merged.lacks = true;
+        merged.rounds = 0;
     }
     let note = format!("issue {number}: edited by {by}: {}", issue.title);
     let is_instruction = issue.instruction.is_some();
@@ -227,10 +228,13 @@ pub(super) fn edit(
     job.report_problem = None;
     job.feedback = Some("The issue was edited since the work began: read it anew.".to_owned());
     job.story.push(format!("issue edited by {by}: begun anew"));
+    // Others may have begun on what it touches.
+    job.begun = job.begun && !job.is_looked_at();
     if *job.stage() != next {
         job.enter(next)?;
     }
     tx.put_job(job);
+    configured::go_on(tx, number)?;
     Ok(note)
 }
 

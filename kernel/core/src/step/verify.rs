@@ -2,7 +2,6 @@
 //! the issue closes and those that wait for it go on.
 
 use super::{
-    configured,
     job::{self, FACTORY},
     queue, reading, split,
     tx::Tx,
@@ -46,6 +45,7 @@ pub(super) fn merged(
     open.merged = Some(Merged {
         pr: number,
         by: by.clone(),
+        head: pr.head.clone(),
         before,
         commit: commit.clone(),
         rounds: job.as_ref().map_or(0, |job| job.rounds),
@@ -97,16 +97,16 @@ fn due(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A run added nothing to what is merged: whether anything lacks is looked at once more.
+/// A run that adds nothing says that nothing lacks: that is looked at, where anybody looks.
+pub(super) fn may_look_again(tx: &Tx<'_>, job: &Job) -> Result<Option<Merged>, Refusal> {
+    let reviews = tx.config().reviewer_of(job::tier(job)).is_some();
+    let merged = tx.issue(job.issue)?.merged;
+    Ok(merged.filter(|_| reviews && job.pr.is_none()))
+}
+
+/// Once more to the look at the target.
 pub(super) fn look_again(tx: &mut Tx<'_>, job: Job) -> Result<String, Refusal> {
-    let number = job.issue;
-    let mut issue = tx.issue(number)?;
-    if let Some(merged) = &mut issue.merged {
-        merged.lacks = false;
-    }
-    tx.put_issue(issue);
     due(tx, job)?;
-    configured::go_on(tx, number)?;
     Ok("verify-due".to_owned())
 }
 
@@ -152,6 +152,14 @@ pub(super) fn close_unseen(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal>
     let Some(merged) = tx.issue(job.issue)?.merged else {
         return Err(Refusal::Stale(format!("job {}", job.issue)));
     };
+    if merged.lacks {
+        let why = format!(
+            "Pull request {} is merged, and does not do all that is asked for; nobody reviews by factory.yaml as it is now, so nobody looks whether that changed.",
+            merged.pr
+        );
+        job::needs_human(tx, job, &why)?;
+        return Ok(());
+    }
     let why = "Nobody reviews by factory.yaml as it is now, so nobody looks at the target either.";
     job.story.push(why.to_owned());
     let done = format!("Done: pull request {} is merged. {why}\n", merged.pr);

@@ -286,10 +286,7 @@ fn who_has_nothing_to_add_is_looked_at_once_more() {
         told.contains("does not do all that the issue asks for"),
         "{told}"
     );
-    let run = awaited(&mut world, Purpose::Code);
-    let json = json!({"summary": "It is there: look at src/a.rs."}).to_string();
-    world.push_inbox(run, InboxEntry::Report { json });
-    ends(&mut world, run, None);
+    adds_nothing(&mut world);
     assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
     verifies(&mut world, "approve");
     assert!(!world.state.issues.contains_key(&TWO));
@@ -301,10 +298,7 @@ fn rounds_bound_how_often_it_is_sent_back() {
     merges(&mut world, PR, false);
     for _ in 0..2 {
         verifies(&mut world, "request_changes");
-        let run = awaited(&mut world, Purpose::Code);
-        let json = json!({"summary": "It is there."}).to_string();
-        world.push_inbox(run, InboxEntry::Report { json });
-        ends(&mut world, run, None);
+        adds_nothing(&mut world);
     }
     verifies(&mut world, "request_changes");
     assert_eq!(stage_of(&world, TWO), StageKind::NeedsHuman);
@@ -418,4 +412,56 @@ fn a_second_pull_request_counts_its_own_rounds_alone() {
     merges(&mut world, PrNo(2), true);
     let went = world.state.history.of(["src/a"]);
     assert_eq!((went.merged, went.rounds), (1, 2));
+}
+
+fn adds_nothing(world: &mut World) {
+    let run = awaited(world, Purpose::Code);
+    let json = json!({"summary": "It is there."}).to_string();
+    world.push_inbox(run, InboxEntry::Report { json });
+    ends(world, run, None);
+}
+
+#[test]
+fn what_lacks_and_nobody_looks_at_is_not_closed_by_itself() {
+    // Sent back, and then nobody reviews any more.
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    assert!(world.journal(unreviewed()));
+    adds_nothing(&mut world);
+    assert_eq!(stage_of(&world, TWO), StageKind::Queued, "another round");
+    // Looked at again, and then nobody reviews any more.
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    adds_nothing(&mut world);
+    assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+    assert!(world.journal(unreviewed()));
+    assert_eq!(stage_of(&world, TWO), StageKind::NeedsHuman);
+    assert_eq!(world.state.issues[&THREE].depends_on, [TWO]);
+}
+
+#[test]
+fn work_that_was_pushed_since_is_not_passed_over() {
+    let mut config = config();
+    config.rounds = 5;
+    let mut world = split(config);
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    codes(&mut world);
+    checks(&mut world, 1);
+    checks(&mut world, 1);
+    adds_nothing(&mut world);
+    assert_eq!(stage_of(&world, TWO), StageKind::Queued, "another round");
+}
+
+#[test]
+fn an_instruction_whose_last_issue_closes_as_it_is_approved_is_over() {
+    let mut world = split(config());
+    order(&mut world, Command::CloseIssue(THREE));
+    merges(&mut world, PR, false);
+    order(&mut world, Command::Cancel(ONE));
+    assert!(world.journal(unreviewed()));
+    order(&mut world, Command::Approve(ONE));
+    assert!(world.state.issues.is_empty(), "{:#?}", world.state.issues);
 }
