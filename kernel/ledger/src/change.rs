@@ -232,38 +232,54 @@ fn with_tests_of(
     oid_in(&made, &out.stdout).map(Some).map_err(wrong())
 }
 
-/// Tries the merge of `head` with each of `others`, and tells with which it conflicts.
+/// Tries the merge of `head` with each of `others`, and tells with which it conflicts. However
+/// many there are, git runs twice.
 pub fn conflicts(
     door: &DoorRepo,
     head: &Oid,
     others: &[(PrNo, Oid)],
 ) -> Result<Vec<Conflict>, RepoError> {
+    let others: Vec<_> = others.iter().rev().take(MOST_COMPARED).collect();
+    // It only orders the queue: one whose commit is gone holds up nobody.
+    let there = door.there(others.iter().map(|(_, other)| other))?;
+    let others: Vec<_> = others
+        .into_iter()
+        .filter(|(_, other)| there.contains(other))
+        .collect();
+    if others.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pairs: String = others
+        .iter()
+        .map(|(_, other)| format!("{other} {head}\n"))
+        .collect();
+    let args = [
+        "merge-tree",
+        "--stdin",
+        "-z",
+        "--name-only",
+        "--no-messages",
+        // The target may have been made anew since one of them began.
+        "--allow-unrelated-histories",
+    ];
+    let wrong = || doing(format!("try the merge of {head} with open pull requests"));
+    let call = door.git().call(args).stdin(pairs);
+    let out = call.clone().run().map_err(wrong())?;
+    // Of each: 0 where it conflicts, the tree, the files in conflict, nothing.
+    let mut parts = out.stdout.split(|byte| *byte == 0);
     let mut found = Vec::new();
-    for (pr, other) in others.iter().rev().take(MOST_COMPARED) {
-        // It only orders the queue: one whose commit is gone holds up nobody.
-        if !door.has(other)? {
-            continue;
-        }
-        let args = [
-            "merge-tree",
-            "--write-tree",
-            "-z",
-            "--name-only",
-            "--no-messages",
-            // The target may have been made anew since one of them began.
-            "--allow-unrelated-histories",
-        ];
-        let call = door.git().call(args);
-        let call = call.args([other.as_str(), head.as_str()]).accept(1);
-        let out = call
-            .run()
-            .map_err(doing(format!("try the merge of {head} with {other}")))?;
-        if !out.success() {
-            let files = ToldPaths::from_iter(nul_separated(&out.stdout).skip(1));
-            found.push(Conflict {
+    for (pr, _) in others {
+        let (Some(is_clean), Some(_tree)) = (parts.next(), parts.next()) else {
+            return Err(wrong()(call.unexpected(&out.stdout)));
+        };
+        let files = ToldPaths::from_iter(parts.by_ref().take_while(|part| !part.is_empty()));
+        match is_clean {
+            b"1" => {}
+            b"0" => found.push(Conflict {
                 pr: *pr,
                 files: files.to_string(),
-            });
+            }),
+            other => return Err(wrong()(call.unexpected(other))),
         }
     }
     found.sort_by_key(|conflict| conflict.pr);

@@ -11,7 +11,7 @@ use crate::repo::{
 use crate::user::UserRepo;
 use factory_core::ids::{IssueNo, Oid, RunId};
 use factory_core::wire::{CHECKPOINT_REF, RESUME_REF, START_REF};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -240,13 +240,20 @@ impl DoorRepo {
         })
     }
 
-    /// True when the object is here or in `base.git`.
-    pub fn has(&self, object: &Oid) -> Result<bool, RepoError> {
-        let call = self.git.call(["cat-file", "-e", object.as_str()]).accept(1);
-        Ok(call
+    /// Those of the objects that are here or in `base.git`.
+    pub fn there<'a>(
+        &self,
+        objects: impl Iterator<Item = &'a Oid>,
+    ) -> Result<BTreeSet<Oid>, RepoError> {
+        let names: String = objects.map(|object| format!("{object}\n")).collect();
+        let call = self.git.call(["cat-file", "--batch-check=%(objectname)"]);
+        let out = call
+            .stdin(names)
             .run()
-            .map_err(doing(format!("look for {object}")))?
-            .success())
+            .map_err(doing("look for objects".to_owned()))?;
+        // Of one that is not: `<name> missing`.
+        let text = String::from_utf8_lossy(&out.stdout);
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     /// True when `descendant` holds `ancestor` (or is it).

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The oldest git that is worked with: the first with `merge-tree --write-tree`.
-const OLDEST_GIT: (u32, u32) = (2, 38);
+/// The oldest git that is worked with: the first with `merge-tree --stdin`.
+const OLDEST_GIT: (u32, u32) = (2, 39);
 
 /// A repository that cannot be worked with. Each message names the way out.
 #[derive(Debug, thiserror::Error)]

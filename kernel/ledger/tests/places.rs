@@ -176,9 +176,9 @@ fn a_repository_of_somebody_else_is_shown_with_what_git_says() {
 fn an_old_git_is_refused() {
     let (_dir, top) = made(SOURCE);
     let versions = [
-        ("2.37.9", true),
+        ("2.38.5", true),
         ("1.99.0", true),
-        ("2.38.0.rc1", false),
+        ("2.39.0.rc1", false),
         ("2.39.5 (Apple Git-154)", false),
         ("3.0", false),
     ];
@@ -209,7 +209,7 @@ fn an_old_git_is_refused() {
             .unwrap();
         let text = String::from_utf8_lossy(&out.stdout);
         let expected = if refused {
-            format!("git {version} is too old; install git 2.38 or newer")
+            format!("git {version} is too old; install git 2.39 or newer")
         } else {
             "good".to_owned()
         };

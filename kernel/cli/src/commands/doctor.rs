@@ -202,7 +202,7 @@ fn look_at_repository(cwd: &Path, report: &mut Report) -> Result<Repository, Lin
     let version = Git::new(cwd).call(["version"]).text();
     let version = version.map_err(|error| {
         let detail = Failure::of(Class::Repository, error).chain();
-        Line::missing("git", Class::Repository, detail).mend("install git 2.38 or newer")
+        Line::missing("git", Class::Repository, detail).mend("install git 2.39 or newer")
     })?;
     let places = match Places::discover(cwd) {
         Ok(places) => places,

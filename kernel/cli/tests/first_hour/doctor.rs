@@ -380,7 +380,7 @@ fn repositories_and_configurations() {
             "missing",
             "git",
             "git",
-            "install git 2.38 or newer",
+            "install git 2.39 or newer",
             3,
         ),
         (
@@ -395,7 +395,7 @@ fn repositories_and_configurations() {
             "missing",
             "git",
             "git 2.30.2 is too old",
-            "install git 2.38 or newer",
+            "install git 2.39 or newer",
             3,
         ),
         (

@@ -1,6 +1,6 @@
 //! What containers can read, and what is read from the user's repository.
 
-use crate::fixture::{Lab, commit, git, put};
+use crate::fixture::{Lab, commit, git, has, put};
 use factory_ledger::base::BaseRepo;
 use factory_ledger::door::DoorRepo;
 use factory_ledger::repo::RepoError;
@@ -140,7 +140,7 @@ fn odd_names_and_moves_of_the_repository() {
                 Some("factory/1-x"),
             )
             .unwrap();
-        assert!(lab.door.has(&lab.first).unwrap(), "{name}");
+        assert!(has(&lab.door, &lab.first), "{name}");
         let new = lab.tmp.path().join("moved");
         fs::rename(&lab.top, &new).unwrap();
         let user = UserRepo::open(new.join(".git"));
@@ -153,7 +153,7 @@ fn odd_names_and_moves_of_the_repository() {
             Some(lab.first.clone()),
             "{name}"
         );
-        assert!(door.has(&lab.first).unwrap(), "{name}");
+        assert!(has(&door, &lab.first), "{name}");
         assert_eq!(base.fetch_target(&user, "main").unwrap(), lab.first);
     }
 }

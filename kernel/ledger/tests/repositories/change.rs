@@ -281,6 +281,7 @@ fn conflicts_with_open_pull_requests_are_named() {
         (PrNo(5), deleted),
         (PrNo(7), head.clone()),
         (PrNo(9), unrelated),
+        (PrNo(10), "1".repeat(40).parse().unwrap()),
     ];
     let found = conflicts(&lab.door, &head, &others).unwrap();
     let numbers: Vec<_> = found.iter().map(|conflict| conflict.pr.0).collect();

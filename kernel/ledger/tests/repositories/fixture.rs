@@ -101,6 +101,11 @@ impl Lab {
     }
 }
 
+/// True where `door.git` has an object, its own or one of `base.git`.
+pub fn has(door: &DoorRepo, object: &Oid) -> bool {
+    door.there([object].into_iter()).unwrap().contains(object)
+}
+
 pub fn author() -> Author {
     Author {
         name: "Factory".to_owned(),
