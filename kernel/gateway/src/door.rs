@@ -54,8 +54,6 @@ pub struct RunDoor {
     pub(crate) bodies: models::Bodies,
     pub(crate) git: git::Turns,
     pub(crate) known: Mutex<git::Known>,
-    /// What its pushes are judged by.
-    pub(crate) rules: git::ReadRules,
     pub(crate) calls: TaskTracker,
     pub(crate) cut_calls: CancellationToken,
     /// Providers whose account has nothing left to pay with, and what they said. The
@@ -108,7 +106,6 @@ impl RunDoor {
             bodies: models::Bodies::default(),
             git: git::Turns::default(),
             known: Mutex::default(),
-            rules: git::ReadRules::default(),
             calls: TaskTracker::new(),
             cut_calls: CancellationToken::new(),
             exhausted: Mutex::default(),

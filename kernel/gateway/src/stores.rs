@@ -2,7 +2,8 @@
 //! keys, the kernel's bell.
 
 use crate::{
-    error::GatewayError, failpoint, keys::Keys, transcript::Transcripts, upstream::Upstream,
+    error::GatewayError, failpoint, git::ReadRules, keys::Keys, transcript::Transcripts,
+    upstream::Upstream,
 };
 use factory_core::{
     ids::{Oid, RunId},
@@ -78,6 +79,7 @@ pub struct Stores {
     pub bell: Notify,
     pub(crate) transcripts: Transcripts,
     pub(crate) upstream: Upstream,
+    pub(crate) rules: ReadRules,
 }
 
 impl Stores {
@@ -103,6 +105,7 @@ impl Stores {
             bell: Notify::new(),
             transcripts,
             upstream: Upstream::default(),
+            rules: ReadRules::default(),
         })
     }
 

@@ -28,9 +28,13 @@ const PROTECTED: usize = 10;
 /// A key that is cut by the end of a piece is found with the next one; none is longer.
 const KEY_BYTES: usize = 4096;
 
-/// The rules of the commit that a run's pushes are judged by, once they were read.
+/// The rules that were read last, with the commit and the globs that they were read by: runs
+/// that began on the same target share them.
 #[derive(Debug, Default)]
-pub(crate) struct ReadRules(Mutex<Option<(Oid, Arc<Rules>)>>);
+pub(crate) struct ReadRules(Mutex<Option<(Key, Arc<Rules>)>>);
+
+/// What decides over rules: the target's commit, and where no secret is looked for.
+type Key = (Oid, Vec<String>);
 
 /// Reads what the run's pushes are judged by. Nothing is let through where that cannot be.
 fn rules(door: &RunDoor) -> Result<Arc<Rules>, InspectError> {
@@ -43,13 +47,15 @@ fn rules(door: &RunDoor) -> Result<Arc<Rules>, InspectError> {
             (target.unwrap_or_else(|| grant.start.clone()), &none)
         }
     };
-    let mut read = door.rules.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (target, allowed.texts().to_vec());
+    let read = &door.stores().rules.0;
+    let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((of, rules)) = &*read
-        && *of == target
+        && *of == key
     {
         return Ok(Arc::clone(rules));
     }
-    let files = repository.read_files(&target, &[PROHIBITIONS], PROHIBITIONS_BYTES)?;
+    let files = repository.read_files(&key.0, &[PROHIBITIONS], PROHIBITIONS_BYTES)?;
     let rules = Rules::read(&files, allowed).map_err(|error| PushRefusal::Rules {
         found: vec![format!(
             "on the target branch: {error}; a person has to mend it: {}",
@@ -57,7 +63,7 @@ fn rules(door: &RunDoor) -> Result<Arc<Rules>, InspectError> {
         )],
     })?;
     let rules = Arc::new(rules);
-    *read = Some((target, Arc::clone(&rules)));
+    *read = Some((key, Arc::clone(&rules)));
     Ok(rules)
 }
 
