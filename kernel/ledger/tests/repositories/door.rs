@@ -54,7 +54,7 @@ fn a_runs_namespace_opens_and_closes_once() {
         lab.first.as_str()
     );
     let nowhere: Oid = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
-    assert!(!has(&door, &nowhere));
+    assert!(!has(door, &nowhere));
     assert!(matches!(
         door.open_run(run("r2-1"), &nowhere, None, None),
         Err(RepoError::Git { .. })
