@@ -138,7 +138,8 @@ pub(super) fn close(
     let over = issue.clone();
     tx.archive_issue(issue);
     queue::done(tx, number)?;
-    if let Some(job) = job.clone() {
+    if let Some(mut job) = job.clone() {
+        job.pr = Some(pr);
         let done = tx.meta().done.get_or_insert_default();
         done.jobs += 1;
         done.spent = done.spent.plus(job.spent);

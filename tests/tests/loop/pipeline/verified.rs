@@ -74,7 +74,12 @@ fn what_lacks_on_the_target_is_written_before_the_issue_closes_and_others_go_on(
         .unwrap();
     assert_eq!((look.grant.role, &look.grant.branch), (Role::Review, &None));
     let job = lab.ok(&["job", "show", "3"]);
-    for told in ["looked at the target", "request_changes", "It is not told"] {
+    for told in [
+        "looked at the target",
+        "request_changes",
+        "It is not told",
+        "(`factory pr show 3`)",
+    ] {
         assert!(job.contains(told), "no `{told}` in {job}");
     }
     let run = lab.ok(&["run", "show", &look.id.to_string()]);
