@@ -1,12 +1,14 @@
 //! An account of what agents said, kept apart from the state, and what may follow from it.
 
 use factory_core::{
-    config,
+    config::{self, Config},
     event::{Command, Event, MergeResult},
     grant::Role,
     ids::{IssueNo, Oid, RunId},
     inbox::{EngineExit, InboxEntry},
-    model::{EffectKind, Evidence, Holds, Issue, IssueState, Pr, PrState, Purpose, Run},
+    model::{
+        EffectKind, Evidence, Holds, Issue, IssueState, Job, Pr, PrState, Purpose, Run, StageKind,
+    },
     quantity::Confidence,
     report::{self, ReviewVerdict},
     state::{Delta, Put, State},
@@ -59,6 +61,11 @@ impl Account {
             // Who reviewed it read the old text.
             for pr in state.prs.values().filter(|pr| pr.issue == *issue) {
                 self.of_commit.remove(&pr.head);
+            }
+        }
+        for (number, put) in &delta.jobs {
+            if let Put::Live(job) = put {
+                reviewed_where_anybody_reviews(state, *number, job, event);
             }
         }
         for (number, put) in &delta.issues {
@@ -150,11 +157,7 @@ impl Account {
             return;
         };
         let tier = job.route.as_ref().map(|route| route.tier);
-        let config = match event {
-            Event::ConfigLoaded { config, .. } => config,
-            _ => &state.config.config,
-        };
-        let reviewer = config.reviewer_of(tier.unwrap_or_default());
+        let reviewer = config_after(state, event).reviewer_of(tier.unwrap_or_default());
         if factory_core::route::points(issue) == 0 || reviewer.is_none() {
             return;
         }
@@ -226,6 +229,27 @@ impl Account {
             Some(other) => panic!("merged, and the review says {other:?}: {pr:?}"),
             None => assert!(!config.auto_merge.review, "nobody reviewed it: {pr:?}"),
         }
+    }
+}
+
+/// The configuration that holds once the event happened.
+fn config_after<'a>(state: &'a State, event: &'a Event) -> &'a Config {
+    match event {
+        Event::ConfigLoaded { config, .. } => config,
+        _ => &state.config.config,
+    }
+}
+
+/// Nobody opens what waits for a review, but where nobody is asked for one.
+fn reviewed_where_anybody_reviews(state: &State, number: IssueNo, job: &Job, event: &Event) {
+    let from = state.jobs.get(&number).map(|before| before.stage().kind());
+    if (from, job.stage().kind()) == (Some(StageKind::ReviewDue), StageKind::Opening) {
+        let tier = job.route.as_ref().map(|route| route.tier);
+        let reviewer = config_after(state, event).reviewer_of(tier.unwrap_or_default());
+        assert!(
+            reviewer.is_none(),
+            "its review is passed over: {event:?} {job:?}"
+        );
     }
 }
 
