@@ -7,7 +7,8 @@ use factory_core::{
     ids::{IssueNo, Oid, RunId},
     inbox::{EngineExit, InboxEntry},
     model::{
-        EffectKind, Evidence, Holds, Issue, IssueState, Job, Pr, PrState, Purpose, Run, StageKind,
+        EffectKind, Evidence, Holds, Issue, IssueState, Job, Pr, PrState, Purpose, Run, Stage,
+        StageKind,
     },
     quantity::Confidence,
     report::{self, ReviewVerdict},
@@ -65,7 +66,7 @@ impl Account {
         }
         for (number, put) in &delta.jobs {
             if let Put::Live(job) = put {
-                reviewed_where_anybody_reviews(state, *number, job, event);
+                self.reviewed_where_anybody_reviews(state, *number, job, event);
             }
         }
         for (number, put) in &delta.issues {
@@ -190,6 +191,27 @@ impl Account {
         );
     }
 
+    /// What is about to be proposed was approved, where anybody is asked to review.
+    fn reviewed_where_anybody_reviews(
+        &self,
+        state: &State,
+        number: IssueNo,
+        job: &Job,
+        event: &Event,
+    ) {
+        let before = state.jobs.get(&number).map(|before| before.stage().kind());
+        let Stage::Opening { commit } = job.stage() else {
+            return;
+        };
+        let tier = job.route.as_ref().map(|route| route.tier);
+        let reviewer = config_after(state, event).reviewer_of(tier.unwrap_or_default());
+        if before == Some(StageKind::Opening) || reviewer.is_none() {
+            return;
+        }
+        let said = self.of_commit.get(commit).map(|(verdict, _)| *verdict);
+        assert_eq!(said, Some(ReviewVerdict::Approve), "{event:?} {job:?}");
+    }
+
     /// What reached the target is never forgotten, and an issue of which anything did is done.
     fn keeps_what_is_merged(state: &State, number: IssueNo, put: &Put<Issue>) {
         let before = state.issues.get(&number);
@@ -237,19 +259,6 @@ fn config_after<'a>(state: &'a State, event: &'a Event) -> &'a Config {
     match event {
         Event::ConfigLoaded { config, .. } => config,
         _ => &state.config.config,
-    }
-}
-
-/// Nobody opens what waits for a review, but where nobody is asked for one.
-fn reviewed_where_anybody_reviews(state: &State, number: IssueNo, job: &Job, event: &Event) {
-    let from = state.jobs.get(&number).map(|before| before.stage().kind());
-    if (from, job.stage().kind()) == (Some(StageKind::ReviewDue), StageKind::Opening) {
-        let tier = job.route.as_ref().map(|route| route.tier);
-        let reviewer = config_after(state, event).reviewer_of(tier.unwrap_or_default());
-        assert!(
-            reviewer.is_none(),
-            "its review is passed over: {event:?} {job:?}"
-        );
     }
 }
 
