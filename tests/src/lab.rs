@@ -311,19 +311,24 @@ impl Lab {
         command
     }
 
-    /// Runs `factory` in the user's repository.
-    pub fn say(&self, args: &[&str]) -> Said {
+    /// Runs `factory` in the user's repository, and shows nothing of it.
+    pub fn quietly(&self, args: &[&str]) -> Said {
         let output = self
             .command(&self.program())
             .args(args)
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = Said {
+        Said {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
-        };
+        }
+    }
+
+    /// Runs `factory` in the user's repository.
+    pub fn say(&self, args: &[&str]) -> Said {
+        let said = self.quietly(args);
         println!(
             "$ factory {}\n{}{}-- exit {}",
             args.join(" "),

@@ -421,8 +421,8 @@ pub enum Refusal {
     /// The issue cannot be edited now.
     #[error("issue {0} cannot be edited now: its pull request is being merged")]
     Merging(IssueNo),
-    /// The issue's job has no pull request.
-    #[error("issue {0} has no pull request yet")]
+    /// The issue's job has no open pull request.
+    #[error("issue {0} has no open pull request")]
     NoPrYet(IssueNo),
     /// What follows `/factory` in a comment is no order.
     #[error("orders are {0}")]

@@ -342,7 +342,9 @@ impl Stage {
     pub fn play(&self, attacks: &[&'static Attack]) -> Vec<Scene<'_>> {
         let other = self.other_container("other");
         for attack in attacks {
-            self.lab.ok(&["issue", "new", "--title", attack.name]);
+            // A hundred times the same would hide what went wrong.
+            let filed = self.lab.quietly(&["issue", "new", "--title", attack.name]);
+            assert_eq!(filed.code, 0, "{}: {}", attack.name, filed.err);
         }
         let (stop, stopped) = channel();
         let (ended, held) = std::thread::scope(|scope| {
@@ -351,7 +353,7 @@ impl Stage {
             drop(stop);
             (ended, watch.join().unwrap())
         });
-        println!("{}", ended.text());
+        assert!(matches!(ended.code, 0 | 10), "{}", ended.text());
         fs::remove_dir_all(self.lab.below("run").join(OTHER_RUN)).ok();
         fs::remove_dir_all(self.lab.below("ws").join(OTHER_RUN)).ok();
         let other_lives = other_lives(&other);

@@ -134,7 +134,7 @@ fn the_first_line_of_a_comment_may_be_an_order() {
     lab.factory(&["issue", "show", "1"])
         .says(&["held by Ann", "not today"]);
     say("/factory release").ok();
-    say("/factory merge").says(&["not done", "has no pull request yet"]);
+    say("/factory merge").says(&["not done", "has no open pull request"]);
     say("/factory dance\u{1b}[2J").says(&["not done", "orders are retry, hold"]);
     say("/factory explain").says(&["It stands at `queued`"]);
     // What only mentions an order is none.

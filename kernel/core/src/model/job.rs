@@ -8,6 +8,7 @@ use crate::{
     exit::LONGEST_BACKOFF,
     ids::{IssueNo, Oid, PrNo, RunId},
     quantity::Bytes,
+    report::ReviewVerdict,
     route::Route,
 };
 use serde::{Deserialize, Serialize};
@@ -185,6 +186,13 @@ impl Job {
             | Stage::Opening { .. }
             | Stage::Proposed => true,
         }
+    }
+
+    /// True where a review approved this very commit.
+    pub fn is_approved(&self, commit: &Oid) -> bool {
+        let review = self.review.iter();
+        let mut of_it = review.filter(|review| review.commit == *commit);
+        of_it.any(|review| review.verdict == ReviewVerdict::Approve)
     }
 
     /// True where its work is merged, and a run looks at the target, or is to.

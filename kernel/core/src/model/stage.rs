@@ -230,31 +230,29 @@ impl StageKind {
             Splitting => &[SplitDue, SplitReady, Children, NeedsHuman],
             SplitReady => &[SplitDue, Children],
             Children => &[],
-            PlanDue => &[Planning, Queued, NeedsHuman],
+            PlanDue => &[Planning, Queued],
             Planning => &[PlanDue, PlanReady, Queued, NeedsHuman],
             PlanReady => &[PlanDue, Queued],
-            // Who edits the issue, or pushes to its branch, is followed from wherever it is.
-            Queued => &[PlanDue, Queued, Coding, CheckDue, NeedsHuman],
+            // Who edits the issue is followed from wherever it is.
+            Queued => &[PlanDue, Coding],
             Coding => &[
                 PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, VerifyDue, NeedsHuman,
             ],
             Publishing => &[
                 PlanDue, Queued, Publishing, CheckDue, ReviewDue, Opening, VerifyDue, NeedsHuman,
             ],
-            CheckDue => &[PlanDue, Queued, Checking, CheckDue, NeedsHuman],
+            CheckDue => &[PlanDue, Queued, Checking],
             Checking => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],
             // Straight to its pull request, where the configuration asks for no review any more.
-            ReviewDue => &[PlanDue, Queued, Reviewing, CheckDue, Opening, NeedsHuman],
-            Reviewing => &[PlanDue, Queued, CheckDue, ReviewDue, Opening, NeedsHuman],
-            Opening => &[PlanDue, Queued, CheckDue, Proposed, NeedsHuman],
+            ReviewDue => &[PlanDue, Queued, Reviewing, Opening, NeedsHuman],
+            Reviewing => &[PlanDue, Queued, ReviewDue, Opening, NeedsHuman],
+            Opening => &[PlanDue, Queued, Proposed],
             Proposed => &[
                 PlanDue, Queued, CheckDue, ReviewDue, Opening, Proposed, VerifyDue, NeedsHuman,
             ],
             VerifyDue => &[PlanDue, Queued, Verifying, NeedsHuman],
             Verifying => &[PlanDue, Queued, VerifyDue, NeedsHuman],
-            NeedsHuman => &[
-                SplitDue, PlanDue, Queued, CheckDue, ReviewDue, Proposed, VerifyDue, NeedsHuman,
-            ],
+            NeedsHuman => &[SplitDue, PlanDue, Queued, Proposed, VerifyDue, NeedsHuman],
         }
     }
 }

@@ -28,7 +28,8 @@ pub(super) fn follow(tx: &mut Tx<'_>, before: &Config) -> Result<(), Refusal> {
 /// A job goes on where it waits for a run that only reads, and that the configuration does not
 /// ask for.
 pub(super) fn go_on(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
-    let Some(mut job) = tx.job(number) else {
+    // What is held goes on when it is released.
+    let Some(mut job) = tx.job(number).filter(|job| job.held_by.is_none()) else {
         return Ok(());
     };
     let tier = job::tier(&job);

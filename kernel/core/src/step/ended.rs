@@ -425,10 +425,12 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
             let commit = run.grant.start.clone();
             let outcome = format!("added nothing to {}", commit.short());
             job.story.push(format!("{id}: {outcome}"));
-            // One that was asked to become smaller, and cannot.
             let checked = job.checked.as_ref().is_some_and(|c| c.commit == commit);
             let to = match job.asked_to_split && checked {
-                true => job::to_opening(tx, job, commit)?,
+                _ if verify::adds_nothing(tx, &job)? => verify::look_again(tx, job)?,
+                // One that was asked to become smaller, and cannot.
+                true if job.is_approved(&commit) => job::to_opening(tx, job, commit)?,
+                true => job::to_review(tx, job, commit)?,
                 false => job::to_check(tx, job, commit)?,
             };
             (ExitClass::Ok, outcome, to)

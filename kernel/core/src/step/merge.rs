@@ -55,10 +55,8 @@ fn branch_moved(
             job.change = Some(change);
             // What was said of an older commit says nothing of this one.
             job.checked = job.checked.filter(|checked| checked.commit == new);
-            let adds_nothing = job.change.as_ref().is_some_and(|change| change.files == 0)
-                && verify::may_look_again(tx, &job)?.is_some();
             match then {
-                Next::Check if adds_nothing => {
+                Next::Check if verify::adds_nothing(tx, &job)? => {
                     job.story
                         .push("nothing was added to what is merged".to_owned());
                     verify::look_again(tx, job)?

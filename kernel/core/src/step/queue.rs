@@ -1,6 +1,6 @@
 //! What people do to the order of the work: labels, dependencies, holding, bumping.
 
-use super::{job, tx::Tx};
+use super::{configured, job, tx::Tx};
 use crate::{
     event::Refusal,
     ids::IssueNo,
@@ -195,6 +195,7 @@ pub(super) fn release(tx: &mut Tx<'_>, by: &str, number: IssueNo) -> Result<Stri
         return Err(refused(number, "is not held"));
     }
     tx.put_job(job);
+    configured::go_on(tx, number)?;
     Ok(format!("job {number}: released by {by}"))
 }
 

@@ -104,6 +104,12 @@ pub(super) fn may_look_again(tx: &Tx<'_>, job: &Job) -> Result<Option<Merged>, R
     Ok(merged.filter(|_| reviews && job.pr.is_none()))
 }
 
+/// True where the branch holds nothing beyond what is merged, and that is looked at.
+pub(super) fn adds_nothing(tx: &Tx<'_>, job: &Job) -> Result<bool, Refusal> {
+    let is_empty = job.change.as_ref().is_some_and(|change| change.files == 0);
+    Ok(is_empty && may_look_again(tx, job)?.is_some())
+}
+
 /// Once more to the look at the target.
 pub(super) fn look_again(tx: &mut Tx<'_>, job: Job) -> Result<String, Refusal> {
     due(tx, job)?;

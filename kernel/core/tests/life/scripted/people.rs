@@ -62,7 +62,7 @@ fn an_order_that_is_refused_is_answered_and_changes_nothing() {
     refused(&mut world, "", "orders are");
     says(&mut world, ONE, "/factory approve");
     refused(&mut world, "approve", "approved already");
-    refused(&mut world, "merge", "has no pull request yet");
+    refused(&mut world, "merge", "has no open pull request");
     refused(&mut world, "release", "is not held");
     refused(&mut world, "retry", "neither rests nor needs a person");
     // What only looks like one is a comment.

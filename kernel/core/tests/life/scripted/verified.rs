@@ -200,6 +200,93 @@ fn nobody_looks_where_nothing_says_what_must_be_true_or_nobody_reviews() {
     assert!(!world.state.issues.contains_key(&TWO));
 }
 
+#[test]
+fn what_is_held_is_not_closed_by_a_changed_configuration_before_it_is_released() {
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    order(&mut world, Command::Hold(TWO));
+    assert!(world.journal(unreviewed()));
+    world.until_idle();
+    assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+    order(&mut world, Command::Release(TWO));
+    assert!(!world.state.issues.contains_key(&TWO), "closed");
+}
+
+#[test]
+fn an_edit_is_followed_from_whatever_waits_for_no_run() {
+    let edited = |world: &mut World, issue: IssueNo| {
+        let (title, body) = (None, Some("And more.".to_owned()));
+        order(world, Command::EditIssue { issue, title, body });
+        stage_of(world, issue)
+    };
+    for (plans, begins) in [(None, StageKind::Queued), (Some(true), StageKind::PlanDue)] {
+        let mut config = config();
+        let mut world = approved(config.clone());
+        codes(&mut world);
+        checks(&mut world, 0);
+        reviews(&mut world, "approve", 0.95);
+        assert_eq!(stage(&world), StageKind::Opening);
+        config.tiers.medium.plan = plans;
+        let loaded = |config: &Config| Event::ConfigLoaded {
+            commit: None,
+            config: Box::new(config.clone()),
+        };
+        if plans.is_some() {
+            assert!(world.journal(loaded(&config)));
+        }
+        assert_eq!(edited(&mut world, ONE), begins);
+
+        let mut world = split(super::config());
+        merges(&mut world, PR, false);
+        assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+        if plans.is_some() {
+            config.tiers.low.plan = plans;
+            config.tiers.high.plan = plans;
+            assert!(world.journal(loaded(&config)));
+        }
+        assert_eq!(edited(&mut world, TWO), begins);
+    }
+}
+
+#[test]
+fn the_merge_of_the_target_alone_is_proposed_to_nobody() {
+    let mut world = split(config());
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    let whole = std::mem::take(&mut world.every_change);
+    // It pushes what brings the target in, and breaks off.
+    let run = awaited(&mut world, Purpose::Code);
+    let (old, new) = (world.state.runs[&run].grant.start.clone(), world.oid());
+    world.push_inbox(run, InboxEntry::Push { old, new });
+    exits(&mut world, run, 137);
+    adds_nothing(&mut world);
+    assert_eq!(stage_of(&world, TWO), StageKind::VerifyDue);
+    assert!(world.state.prs.is_empty(), "there is nothing to merge");
+    world.every_change = whole;
+    verifies(&mut world, "approve");
+    assert!(!world.state.issues.contains_key(&TWO));
+}
+
+#[test]
+fn what_cannot_become_smaller_is_reviewed_where_anybody_reviews_by_then() {
+    let mut unread = config();
+    unread.stages.review = None;
+    let mut world = approved(unread);
+    world.every_change.lines = 5000;
+    codes(&mut world);
+    checks(&mut world, 0);
+    assert!(world.state.jobs[&ONE].asked_to_split);
+    assert!(world.journal(Event::ConfigLoaded {
+        commit: None,
+        config: Box::new(config()),
+    }));
+    adds_nothing(&mut world);
+    assert_eq!(stage(&world), StageKind::ReviewDue);
+    reviews(&mut world, "approve", 0.95);
+    world.until_idle();
+    assert_eq!(world.state.prs[&PR].state, PrState::Ready);
+}
+
 /// A configuration without a reviewer comes into force.
 fn unreviewed() -> Event {
     let mut config = config();
