@@ -156,7 +156,7 @@ pub struct Held {
     pub memory: u64,
     /// How often it had to wait until then, since it had used up its share of the processors.
     pub throttled: u64,
-    /// Connections that its door holds.
+    /// Connections of it that its door serves.
     pub connections: usize,
     /// The files of its run directory on the host, by name.
     pub run_files: BTreeMap<String, String>,

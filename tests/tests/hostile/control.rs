@@ -330,7 +330,7 @@ fn without(
         Wall::NoKey => env.push(format!("MODEL_KEY={}", stage.secrets.key)),
         Wall::Limit(Limit::Memory) => more_memory(&mut host),
         Wall::Limit(Limit::Processes) => host.pids_limit = Some(500),
-        Wall::Limit(Limit::Processors) => host.nano_cpus = Some(2_000_000_000),
+        Wall::Limit(Limit::Processors) => host.nano_cpus = None,
         Wall::Limit(Limit::Files) => {
             host.ulimits = Some(vec![ResourcesUlimits {
                 name: Some("nofile".to_owned()),

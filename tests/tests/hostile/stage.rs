@@ -8,7 +8,7 @@ use crate::{
 };
 use bollard::{Docker, models::ContainerInspectResponse, query_parameters::StatsOptionsBuilder};
 use factory_runtime::docker::connect;
-use factory_tests::{Lab, docker, processes};
+use factory_tests::{Lab, docker};
 use futures_util::StreamExt;
 use std::{
     collections::BTreeMap,
@@ -429,12 +429,8 @@ impl Stage {
         drop(template);
         let mut held = self.measured(&container);
         held.look_at(ws, &self.lab.below("run").join(run));
-        let all = processes(self.lab.repo());
-        let gateways = all.iter().filter(|process| process.is("gateway"));
-        held.connections = gateways
-            .map(|gateway| sockets(gateway.pid))
-            .max()
-            .unwrap_or_default();
+        let pid = self.inspect(&container).state.and_then(|state| state.pid);
+        held.connections = served(pid.unwrap());
         let namespace = format!("refs/namespaces/{run}/");
         held.refs = self
             .lab
@@ -544,14 +540,15 @@ fn logged(container: &str) -> u64 {
     (log.stdout.len() + log.stderr.len()) as u64
 }
 
-fn sockets(pid: u32) -> usize {
-    let open = fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    open.filter_map(|entry| fs::read_link(entry.path()).ok())
-        .filter(|to| to.to_string_lossy().starts_with("socket:"))
-        .count()
+/// Connections to its door that are served: the kernel counts both ends of a connection to the
+/// network namespace of whoever began it, and the other end bears the door's name.
+fn served(pid: i64) -> usize {
+    let all = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap();
+    let is_served = |line: &&str| {
+        let connected = line.split_whitespace().nth(5) == Some("03");
+        connected && line.ends_with("gw.sock.new")
+    };
+    all.lines().filter(is_served).count()
 }
 
 /// `place.sh`.

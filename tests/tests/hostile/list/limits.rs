@@ -10,6 +10,8 @@ pub const PROCESSES: u64 = 128;
 pub const PROCESSORS: f64 = 0.3;
 /// Bytes of its workspace, and of any file: more than `fill-scratch` writes to `/tmp`.
 pub const DISK: u64 = 192 << 20;
+/// Connections of one run that are served at a time, and some more.
+const CONNECTIONS: usize = 80;
 /// Bytes of a container's log, and some more, since the engine keeps whole lines.
 const LOG: u64 = 2 << 20;
 
@@ -206,5 +208,5 @@ fn filled(scene: &Scene) -> Option<String> {
 /// More connections than a door takes.
 fn held(scene: &Scene) -> Option<String> {
     let held = scene.last().connections;
-    (held > 200).then(|| format!("{held} connections are held"))
+    (held > CONNECTIONS).then(|| format!("{held} connections are held"))
 }
