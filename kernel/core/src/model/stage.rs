@@ -246,7 +246,8 @@ impl StageKind {
             // Straight to its pull request, where the configuration asks for no review any more.
             ReviewDue => &[PlanDue, Queued, Reviewing, Opening, NeedsHuman],
             Reviewing => &[PlanDue, Queued, ReviewDue, Opening, NeedsHuman],
-            Opening => &[PlanDue, Queued, Proposed],
+            // Back to a review where the configuration asks for one meanwhile.
+            Opening => &[PlanDue, Queued, ReviewDue, Proposed],
             Proposed => &[
                 PlanDue, Queued, CheckDue, ReviewDue, Opening, Proposed, VerifyDue, NeedsHuman,
             ],

@@ -9,7 +9,7 @@ use crate::{
     event::Refusal,
     exit::ExitClass,
     ids::{Oid, RunId},
-    model::{BaseChecked, Checked, ContainerExit, Job, PrState, Purpose, Run, Stage, Tests},
+    model::{BaseChecked, Checked, ContainerExit, Holds, Job, PrState, Purpose, Run, Stage, Tests},
     text,
 };
 
@@ -55,6 +55,8 @@ pub(super) fn ended(
     came_to_its_end(&mut job);
     let id = run.id;
     let purpose = run.purpose.clone();
+    // One that was granted when `factory.yaml` named no checks ran none.
+    let ran = !run.checks.is_empty();
     let (from, word) = match (&purpose, &outcome) {
         (Purpose::MergeTest { .. }, Outcome::Green) => ("testing the merge", "merge green"),
         (Purpose::MergeTest { .. }, _) => ("testing the merge", "merge red"),
@@ -63,8 +65,8 @@ pub(super) fn ended(
     };
     tx.end_run(run, ExitClass::Ok, word.to_owned());
     let to = match purpose {
-        Purpose::MergeTest { pr } => merge_tested(tx, job, id, pr, outcome)?,
-        _ => commit_checked(tx, job, id, outcome)?,
+        Purpose::MergeTest { pr } => merge_tested(tx, job, id, pr, outcome, ran)?,
+        _ => commit_checked(tx, job, id, outcome, ran)?,
     };
     Ok(format!("job {}: {from} -> {to} ({id}, {word})", id.job))
 }
@@ -78,6 +80,7 @@ fn commit_checked(
     mut job: Job,
     id: RunId,
     outcome: Outcome,
+    ran: bool,
 ) -> Result<String, Refusal> {
     let Stage::Checking {
         commit,
@@ -94,6 +97,11 @@ fn commit_checked(
         Tests::Base { .. } => " with the target's tests".to_owned(),
     };
     match (outcome, &tests) {
+        (Outcome::Green, _) if !ran => {
+            job.story
+                .push(format!("{id}: nothing was checked on {short}"));
+            job::to_check(tx, job, commit)
+        }
         (Outcome::Green, Tests::Own) => {
             let flaky = match rerun {
                 true => " when run again: they are flaky",
@@ -179,6 +187,7 @@ fn merge_tested(
     id: RunId,
     number: crate::ids::PrNo,
     outcome: Outcome,
+    ran: bool,
 ) -> Result<String, Refusal> {
     let mut pr = tx.pr(number)?;
     let PrState::Testing {
@@ -189,6 +198,16 @@ fn merge_tested(
     };
     let short = merge.short().to_owned();
     match outcome {
+        Outcome::Green if !ran && !tx.config().checks.is_empty() => {
+            *run = None;
+            tx.put_pr(pr);
+            tx.put_job(job);
+            Ok("merge test due".to_owned())
+        }
+        Outcome::Green if !ran => {
+            tx.put_job(job);
+            merge::advance(tx, number, id, Holds::Open)
+        }
         Outcome::Green => {
             let flaky = match *rerun {
                 true => " when run again: they are flaky",
@@ -196,9 +215,12 @@ fn merge_tested(
             };
             job.story
                 .push(format!("{id}: checks passed on {short}{flaky}"));
-            let was_red = *rerun;
+            let holds = match *rerun {
+                true => Holds::No,
+                false => Holds::Yes,
+            };
             tx.put_job(job);
-            merge::advance(tx, number, id, was_red)
+            merge::advance(tx, number, id, holds)
         }
         Outcome::Red(why) if !*rerun => {
             job.story.push(format!("{id}: {}; once more", line(&why)));

@@ -2,11 +2,12 @@
 
 use super::{
     job::{self, A_PERSON_DECIDES},
+    split,
     tx::Tx,
     verify,
 };
 use crate::{
-    config::{Config, Gate},
+    config::{self, Config, Gate},
     event::Refusal,
     evidence,
     ids::IssueNo,
@@ -43,6 +44,14 @@ pub(super) fn go_on(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
         Stage::PlanDue if config.planner_of(tier).is_none() => {
             job.enter(Stage::Queued)?;
             tx.put_job(job);
+        }
+        Stage::PlanReady if config.gates.plan == Gate::Auto => {
+            job.begun = false;
+            job::planned(tx, job)?;
+        }
+        Stage::SplitReady if config.gates.issues == Gate::Auto => {
+            let parts = tx.issue(number)?.instruction.map(|i| i.children);
+            split::approve(tx, config::FILE, job, &parts.unwrap_or_default())?;
         }
         Stage::ReviewDue { commit } if config.reviewer_of(tier).is_none() => {
             job::to_review(tx, job, commit)?;

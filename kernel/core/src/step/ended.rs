@@ -425,7 +425,8 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
             let commit = run.grant.start.clone();
             let outcome = format!("added nothing to {}", commit.short());
             job.story.push(format!("{id}: {outcome}"));
-            let checked = job.checked.as_ref().is_some_and(|c| c.commit == commit);
+            let checked = tx.config().checks.is_empty()
+                || job.checked.as_ref().is_some_and(|c| c.commit == commit);
             let to = match job.asked_to_split && checked {
                 _ if verify::adds_nothing(tx, &job)? => verify::look_again(tx, job)?,
                 // One that was asked to become smaller, and cannot.
@@ -439,9 +440,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
         (Verdict::Finished, None)
             if end.push_problem.is_none()
                 && run.report.is_some()
-                && verify::may_look_again(tx, &job)?.is_some_and(|merged| {
-                    [merged.head, run.intent.clone()].contains(&run.grant.start)
-                }) =>
+                && verify::says_it_is_there(tx, &job, &run)? =>
         {
             came_to_its_end(&mut job);
             job.resume = session_of(&run);

@@ -196,7 +196,12 @@ pub(super) fn compared(
     if !matches!(job.stage(), Stage::Opening { commit: of } if of == commit) {
         return Err(stale());
     }
-    let to = propose(tx, job, commit.clone(), conflicts)?;
+    let is_read = tx.config().reviewer_of(tier(&job)).is_none() || job.is_approved(commit);
+    let to = match is_read {
+        true => propose(tx, job, commit.clone(), conflicts)?,
+        // Somebody reviews since it was on its way here.
+        false => to_review(tx, job, commit.clone())?,
+    };
     Ok(format!("job {number}: opening -> {to}"))
 }
 

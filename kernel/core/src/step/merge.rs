@@ -10,7 +10,7 @@ use crate::{
     event::{EffectResult, MergeResult, Refusal},
     evidence,
     ids::{IssueNo, Oid, PrNo, RunId},
-    model::{Change, EffectKind, Evidence, Fact, Holds, Next, Pr, PrState, Stage},
+    model::{Change, EffectKind, Evidence, Fact, Holds, Job, Next, Pr, PrState, Stage},
     report::outgoing_text,
     rules::ToldPaths,
     text,
@@ -91,25 +91,31 @@ fn branch_moved(
                 }
                 Next::Check | Next::Code | Next::Human { .. } => {
                     job.unchecked = None;
-                    job::to_check(tx, job, found)?
+                    match verify::adds_nothing(tx, &job)? {
+                        true => verify::look_again(tx, job)?,
+                        false => job::to_check(tx, job, found)?,
+                    }
                 }
             }
         }
         EffectResult::BranchTaken { found: None } => {
             job.checked = None;
+            not_moved(&mut job, &new);
             let why = format!(
                 "The branch `{branch}` was deleted, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
             );
             job::needs_human(tx, job, &why)?
         }
         EffectResult::BranchCheckedOut { worktree } => {
+            not_moved(&mut job, &new);
             let why = format!(
-                "The branch `{branch}` is checked out in {worktree}, so it was not moved to {}. Switch that work tree to another branch.",
+                "The branch `{branch}` is checked out in {worktree}, so it was not moved to {}. Switch that work tree to another branch. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
                 new.short()
             );
             job::needs_human(tx, job, &why)?
         }
         EffectResult::Failed { why } => {
+            not_moved(&mut job, &new);
             let why = format!(
                 "The branch `{branch}` could not be moved to {}: {why} The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
                 new.short()
@@ -124,6 +130,13 @@ fn branch_moved(
         }
     };
     Ok(format!("job {number}: {branch} at {} -> {to}", new.short()))
+}
+
+/// What a run pushed is not on its branch. Where a person puts it there, nothing has checked it,
+/// and what is known of the change is that of an older commit.
+fn not_moved(job: &mut Job, pushed: &Oid) {
+    job.change = None;
+    job.unchecked = Some(pushed.clone());
 }
 
 fn target_advanced(
@@ -376,13 +389,14 @@ fn record_advance(tx: &mut Tx<'_>, pr: PrNo, old: Oid, new: Oid, worktree: Optio
     );
 }
 
-/// The merge commit's checks passed: the target may move to it. Where they passed only when run
-/// again, a person decides.
+/// The merge commit's checks passed, or passed only when run again, or there were none (`holds`):
+/// the target may move to it. Where an automatic gate opened for it, what became known since
+/// may leave that to a person.
 pub(super) fn advance(
     tx: &mut Tx<'_>,
     number: PrNo,
     run: RunId,
-    flaky: bool,
+    holds: Holds,
 ) -> Result<String, Refusal> {
     let mut pr = tx.pr(number)?;
     let PrState::Testing {
@@ -396,23 +410,24 @@ pub(super) fn advance(
     else {
         return Err(Refusal::Stale(format!("pr {number}")));
     };
-    let tested = Evidence {
-        fact: Fact::Merged,
-        holds: match flaky {
-            true => Holds::No,
-            false => Holds::Yes,
-        },
-        why: match flaky {
-            true => format!(
-                "checks passed on {} only when run again ({run})",
-                merge.short()
-            ),
-            false => format!("checks passed on {} ({run})", merge.short()),
-        },
+    let short = merge.short();
+    let why = match holds {
+        Holds::Yes => format!("checks passed on {short} ({run})"),
+        Holds::No => format!("checks passed on {short} only when run again ({run})"),
+        Holds::Open => format!("nothing was checked on {short}"),
     };
-    evidence::put(&mut pr.evidence, tested);
-    if flaky && by == config::FILE {
-        let why = job::a_person_decides(&pr.evidence);
+    let fact = Fact::Merged;
+    evidence::put(&mut pr.evidence, Evidence { fact, holds, why });
+    // Whoever shut it meanwhile wants to be asked.
+    if by == config::FILE && tx.config().gates.merge != Gate::Auto {
+        let why = format!("{A_PERSON_DECIDES}`gates.merge` is `human` now");
+        return Ok(back_to_gate(tx, pr, why));
+    }
+    if by == config::FILE && holds != Holds::Yes {
+        let why = match holds {
+            Holds::Open => format!("{A_PERSON_DECIDES}nothing was checked on {short}"),
+            Holds::Yes | Holds::No => job::a_person_decides(&pr.evidence),
+        };
         return Ok(back_to_gate(tx, pr, why));
     }
     pr.state = PrState::Advancing {

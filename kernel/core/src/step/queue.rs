@@ -162,7 +162,10 @@ pub(super) fn depend(
 /// Nobody waits for an issue any more that is done.
 pub(super) fn done(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
     for waiting in tx.dependents(number) {
-        let mut issue = tx.issue(waiting)?;
+        // It may have been closed in this same step.
+        let Ok(mut issue) = tx.issue(waiting) else {
+            continue;
+        };
         issue.depends_on.retain(|on| *on != number);
         tx.put_issue(issue);
     }

@@ -192,7 +192,7 @@ pub(super) fn edit(
             return Err(Refusal::Merging(number));
         }
         // Where nothing is to be added, that is what is there.
-        job.unchecked = Some(pr.head.clone());
+        job.unchecked = job.unchecked.or(Some(pr.head.clone()));
         pr.state = PrState::Reworking;
         tx.put_pr(pr);
     }

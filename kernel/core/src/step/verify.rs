@@ -2,6 +2,7 @@
 //! the issue closes and those that wait for it go on.
 
 use super::{
+    configured,
     job::{self, FACTORY},
     queue, reading, split,
     tx::Tx,
@@ -97,23 +98,31 @@ fn due(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A run that adds nothing says that nothing lacks: that is looked at, where anybody looks.
-pub(super) fn may_look_again(tx: &Tx<'_>, job: &Job) -> Result<Option<Merged>, Refusal> {
+/// A run that adds nothing to what is merged says that nothing lacks: that is looked at, where
+/// anybody looks.
+pub(super) fn says_it_is_there(tx: &Tx<'_>, job: &Job, run: &Run) -> Result<bool, Refusal> {
     let reviews = tx.config().reviewer_of(job::tier(job)).is_some();
     let merged = tx.issue(job.issue)?.merged;
-    Ok(merged.filter(|_| reviews && job.pr.is_none()))
+    let Some(merged) = merged.filter(|_| reviews && job.pr.is_none()) else {
+        return Ok(false);
+    };
+    let found_all = [&merged.head, &run.intent].contains(&&run.grant.start);
+    Ok(found_all || adds_nothing(tx, job)?)
 }
 
-/// True where the branch holds nothing beyond what is merged, and that is looked at.
+/// True where the branch holds nothing beyond what is merged.
 pub(super) fn adds_nothing(tx: &Tx<'_>, job: &Job) -> Result<bool, Refusal> {
     let is_empty = job.change.as_ref().is_some_and(|change| change.files == 0);
-    Ok(is_empty && may_look_again(tx, job)?.is_some())
+    Ok(is_empty && job.pr.is_none() && tx.issue(job.issue)?.merged.is_some())
 }
 
 /// Once more to the look at the target.
 pub(super) fn look_again(tx: &mut Tx<'_>, job: Job) -> Result<String, Refusal> {
+    let number = job.issue;
     due(tx, job)?;
-    Ok("verify-due".to_owned())
+    configured::go_on(tx, number)?;
+    let stage = tx.job(number).map(|job| job.stage().kind().as_str());
+    Ok(stage.unwrap_or("closed").to_owned())
 }
 
 /// True where the issue says what must be true, somebody reviews, and no review that approved

@@ -1,5 +1,6 @@
 //! A job whose agents and checks do what a test says, and people who step in.
 
+mod changed;
 mod people;
 mod remembered;
 mod verified;

@@ -8,7 +8,7 @@ const THREE: IssueNo = IssueNo(3);
 
 /// An instruction became two issues, of which the second waits for the first; each says what
 /// must be true.
-fn split(config: Config) -> World {
+pub(super) fn split(config: Config) -> World {
     let mut world = World::new(9, false, config);
     let text = "Do both.".to_owned();
     order(
@@ -22,13 +22,13 @@ fn split(config: Config) -> World {
     world
 }
 
-fn stage_of(world: &World, issue: IssueNo) -> StageKind {
+pub(super) fn stage_of(world: &World, issue: IssueNo) -> StageKind {
     world.state.jobs[&issue].stage().kind()
 }
 
 /// Up to the pull request of the second issue, and its merge, whose tree is that of its head or
 /// not; gives the merge commit.
-fn merges(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
+pub(super) fn merges(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
     codes(world);
     checks(world, 0);
     reviews(world, "approve", 0.95);
@@ -36,7 +36,7 @@ fn merges(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
     lands(world, pr, tree_is_heads)
 }
 
-fn lands(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
+pub(super) fn lands(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
     order(world, Command::MergePr(pr));
     let merge = world.oid();
     let result = MergeResult::Clean {
@@ -288,7 +288,7 @@ fn what_cannot_become_smaller_is_reviewed_where_anybody_reviews_by_then() {
 }
 
 /// A configuration without a reviewer comes into force.
-fn unreviewed() -> Event {
+pub(super) fn unreviewed() -> Event {
     let mut config = config();
     config.stages.review = None;
     Event::ConfigLoaded {
@@ -501,7 +501,7 @@ fn a_second_pull_request_counts_its_own_rounds_alone() {
     assert_eq!((went.merged, went.rounds), (1, 2));
 }
 
-fn adds_nothing(world: &mut World) {
+pub(super) fn adds_nothing(world: &mut World) {
     let run = awaited(world, Purpose::Code);
     let json = json!({"summary": "It is there."}).to_string();
     world.push_inbox(run, InboxEntry::Report { json });
