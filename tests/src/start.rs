@@ -176,8 +176,8 @@ impl<'a> Start<'a> {
 
     /// Waits for its end: of the launcher and of everything that shares its outputs.
     pub fn ended(mut self) -> Ended {
-        let deadline = Instant::now() + LONGEST;
-        while self.hear(deadline, "its end") {}
+        // As long as it says something it goes on, however much there is to do.
+        while self.hear(Instant::now() + LONGEST, "its end, or another line") {}
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
         println!("{}\n-- exit {code}", self.lines.join("\n"));
         Ended {

@@ -360,7 +360,7 @@ async fn a_provider_that_falls_silent_is_given_up() {
     .await;
     let timing = Timing {
         ping_every: Duration::from_millis(20),
-        stream_silence: Duration::from_millis(100),
+        stream_silence: Duration::from_secs(1),
         ..quick()
     };
     let mut lab = Lab::with_run(&provider.base_url, timing).await;

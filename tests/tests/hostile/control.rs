@@ -106,7 +106,7 @@ fn watch(
     let (_keep, never) = channel::<()>();
     while stage.lives(name) {
         if waits(&props.ws) {
-            let mut held = stage.measured(name);
+            let mut held = stage.measured(name).unwrap();
             held.look_at(&props.ws, &props.run);
             held.connections = door.open.load(SeqCst);
             held.reports = door.taken.load(SeqCst);
@@ -204,6 +204,9 @@ impl Props {
         host(
             "git",
             &[
+                // Nothing that comes and goes while its owner is changed.
+                "-c",
+                "maintenance.auto=false",
                 "--git-dir",
                 &text(&props.origin),
                 "fetch",
@@ -236,6 +239,8 @@ impl Props {
             "RESOLVES",
             format!("{}-control-{}", stage.network, attack.name),
         );
+        // Nobody measures its disk, so nobody needs time for it.
+        places.insert("STAYS", "1".to_owned());
         fs::write(props.ws.join("attacks/place.sh"), place_file(&places)).unwrap();
         for file in ["run.yaml", "brief.md", "system.md"] {
             fs::write(props.run.join(file), "told\n").unwrap();

@@ -411,26 +411,27 @@ impl Stage {
                 let ws = self.lab.below("ws").join(&run);
                 // What is just being removed lies beside them, under another name.
                 if !run.starts_with('.') && waits(&ws) {
-                    let held = self.look(&run, &ws);
-                    seen.entry(run).or_default().push(held);
-                    go_on(&ws);
+                    // It may have been ended while it waited; its workspace goes last.
+                    if let Some(held) = self.look(&run, &ws) {
+                        seen.entry(run).or_default().push(held);
+                        go_on(&ws);
+                    }
                 }
             }
         }
         seen
     }
 
-    fn look(&self, run: &str, ws: &Path) -> Held {
+    fn look(&self, run: &str, ws: &Path) -> Option<Held> {
         let container = format!("factory-{}-{run}", self.lab.home().unwrap());
-        let mut template = self.template.lock().unwrap();
-        if template.is_none() {
-            *template = Some(self.inspect(&container));
-        }
-        drop(template);
-        let mut held = self.measured(&container);
+        let inspected = self.engine.inspect_container(&container, None);
+        let inspected = self.runtime.block_on(inspected).ok()?;
+        let pid = inspected.state.as_ref().and_then(|state| state.pid)?;
+        let connections = served(pid)?;
+        self.template.lock().unwrap().get_or_insert(inspected);
+        let mut held = self.measured(&container)?;
         held.look_at(ws, &self.lab.below("run").join(run));
-        let pid = self.inspect(&container).state.and_then(|state| state.pid);
-        held.connections = served(pid.unwrap());
+        held.connections = connections;
         let namespace = format!("refs/namespaces/{run}/");
         held.refs = self
             .lab
@@ -440,7 +441,7 @@ impl Stage {
         let inbox = self.lab.look(&self.lab.below("state.git"), &inbox, "");
         let inbox = String::from_utf8_lossy(&inbox.unwrap_or_default()).into_owned();
         held.reports = inbox.lines().filter(|line| line.contains("report")).count();
-        held
+        Some(held)
     }
 
     /// The container, as the engine tells it.
@@ -455,20 +456,20 @@ impl Stage {
         state.and_then(|state| state.running) == Some(true)
     }
 
-    /// What the container uses.
-    pub fn measured(&self, container: &str) -> Held {
+    /// What the container uses, while it is there.
+    pub fn measured(&self, container: &str) -> Option<Held> {
         let options = StatsOptionsBuilder::default()
             .stream(false)
             .one_shot(true)
             .build();
         let stats = self.runtime.block_on(async {
             let mut stats = std::pin::pin!(self.engine.stats(container, Some(options)));
-            stats.next().await.unwrap().unwrap()
-        });
+            stats.next().await?.ok()
+        })?;
         let throttled = stats
             .cpu_stats
             .and_then(|cpu| cpu.throttling_data?.throttled_periods);
-        Held {
+        Some(Held {
             pids: stats.pids_stats.and_then(|pids| pids.current).unwrap_or(0),
             memory: stats
                 .memory_stats
@@ -477,7 +478,7 @@ impl Stage {
             throttled: throttled.unwrap_or(0),
             logged: logged(container),
             ..Held::default()
-        }
+        })
     }
 }
 
@@ -542,13 +543,13 @@ fn logged(container: &str) -> u64 {
 
 /// Connections to its door that are served: the kernel counts both ends of a connection to the
 /// network namespace of whoever began it, and the other end bears the door's name.
-fn served(pid: i64) -> usize {
-    let all = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap();
+fn served(pid: i64) -> Option<usize> {
+    let all = fs::read_to_string(format!("/proc/{pid}/net/unix")).ok()?;
     let is_served = |line: &&str| {
         let connected = line.split_whitespace().nth(5) == Some("03");
         connected && line.ends_with("gw.sock.new")
     };
-    all.lines().filter(is_served).count()
+    Some(all.lines().filter(is_served).count())
 }
 
 /// `place.sh`.

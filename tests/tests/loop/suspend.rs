@@ -23,8 +23,9 @@ fn pass(time: Duration) {
 #[test]
 fn a_run_is_not_killed_for_time_in_which_nobody_ran() {
     // Gives signs of life; its limits are short.
-    let agent = HELD.replace("do sleep 0.1", "do echo working; sleep 0.1");
-    let limits = "limits: {wall: 12s, stall: 2s}\n";
+    let agent =
+        format!("while :; do echo working; sleep 0.1; done &\ntrap \"kill $!\" EXIT\n{HELD}");
+    let limits = "limits: {wall: 20s, stall: 2s}\n";
     let lab = Lab::new();
     lab.scripted(
         &agent,
@@ -44,7 +45,7 @@ fn a_run_is_not_killed_for_time_in_which_nobody_ran() {
     for role in all {
         start.signal(role, Signal::STOP);
     }
-    pass(Duration::from_secs(13));
+    pass(Duration::from_secs(21));
     for role in all {
         start.signal(role, Signal::CONT);
     }

@@ -2,7 +2,7 @@
 
 use crate::{GREETED, subjects};
 use factory_core::{model::Run, state::State};
-use factory_tests::{EngineSetup, Lab, OwnEngine, Start, docker, processes};
+use factory_tests::{EngineSetup, Lab, OwnEngine, Start, docker};
 use std::{path::Path, process::Command};
 use tempfile::TempDir;
 
@@ -242,17 +242,18 @@ fn a_second_start_is_refused_and_told_who_runs() {
     let (one, _remote) = first();
     let mut start = one.start(&["--until-idle"], &[]);
     until_saved(&one, &mut start);
-    let kernel = start.process("kernel").pid;
-    let there = processes(one.repo());
+    let both = |start: &mut factory_tests::Start<'_>| {
+        ["kernel", "gateway"].map(|role| start.process(role).pid)
+    };
+    let there = both(&mut start);
+    let [kernel, _] = there;
     for arguments in [&["--until-idle"][..], &["--until-idle", "--take-over"]] {
         let ended = one.begin(arguments, &[]).ended();
         assert_eq!(ended.code, 9, "{}", ended.text());
         let told = format!("another factory runs in this repository (pid {kernel}, since 20");
         assert!(ended.text().contains(&told), "{}", ended.text());
     }
-    let still = processes(one.repo());
-    let pids = |all: Vec<factory_tests::Found>| all.iter().map(|p| p.pid).collect::<Vec<_>>();
-    assert_eq!(pids(still), pids(there), "the first one is left alone");
+    assert_eq!(both(&mut start), there, "the first one is left alone");
     one.ok(&["stop", "--now"]);
     assert_eq!(start.ended().code, 130);
     one.assert_at_rest();

@@ -85,7 +85,7 @@ async fn checks_out_of_time_are_124_and_stopped_ones_143() {
     let Some(mut lab) = Lab::new("time") else {
         return;
     };
-    lab.file.wall_seconds = 3;
+    lab.file.wall_seconds = 8;
     lab.checks(&["echo slow; sleep 600", "echo never"]);
     assert_eq!(lab.run().await.code, 124);
     assert_eq!(lab.gateway.end().exit, EngineExit::Deadline);

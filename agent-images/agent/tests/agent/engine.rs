@@ -174,7 +174,7 @@ async fn the_deadline_ends_a_tree_that_ignores_sigterm_and_keeps_its_work() {
     let Some(mut lab) = Lab::new("deadline") else {
         return;
     };
-    lab.file.wall_seconds = 3;
+    lab.file.wall_seconds = 8;
     lab.engine(
         "trap '' TERM; echo half > half.txt
          (setsid bash -c \"trap '' TERM; while :; do sleep 1; done\" &)

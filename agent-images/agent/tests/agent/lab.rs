@@ -281,7 +281,12 @@ impl Lab {
         let mut program = vec![env!("CARGO_BIN_EXE_factory-agent").to_owned()];
         if let Some(uid) = self.uid {
             // The build directory may be closed to other users.
-            std::fs::copy(&program[0], self.path("factory-agent")).unwrap();
+            // Another process writes it: a child of a test beside this one could hold what
+            // this one writes open while it is to run.
+            sh(
+                self.dir.path(),
+                &format!("cp '{}' factory-agent", program[0]),
+            );
             sh(self.dir.path(), &format!("chown -R {uid}:{uid} ."));
             program = vec![
                 "setpriv".to_owned(),

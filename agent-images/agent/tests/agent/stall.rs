@@ -56,13 +56,13 @@ async fn while_the_gateway_does_not_take_the_output_the_engine_is_not_silent() {
         ),
         None,
     )
-    .stall(2);
+    .stall(4);
     let started = lab.start();
     lab.gateway.event("up").await;
     lab.gateway.stop().await;
     std::fs::write(lab.path("away"), "").unwrap();
     // More than the agent holds back: the engine is stopped by its full pipe.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     lab.gateway.start();
     assert_eq!(started.done().await.code, 0);
     assert_eq!(lab.gateway.end().exit, EngineExit::Code(0));
@@ -74,7 +74,7 @@ async fn time_in_which_the_agent_did_not_run_counts_for_nothing() {
     let Some(mut lab) = Lab::new("frozen") else {
         return;
     };
-    lab.file.wall_seconds = 4;
+    lab.file.wall_seconds = 8;
     lab.engine(
         "echo running; until [ -e go ]; do sleep 0.05; done; rm go; echo done",
         None,
@@ -83,7 +83,7 @@ async fn time_in_which_the_agent_did_not_run_counts_for_nothing() {
     let started = lab.start();
     lab.gateway.event("running").await;
     started.signal("STOP");
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
     started.signal("CONT");
     // Time for limits that would have passed to show it.
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -7,7 +7,7 @@ mod programs;
 
 use crate::{
     OWN_COMMAND, has_agent, has_docker,
-    lab::{Ended, FACTORY, KEY, Lab, NO_DOCKER},
+    lab::{Ended, KEY, Lab, NO_DOCKER},
     network,
 };
 use std::{
@@ -238,10 +238,7 @@ fn engines_that_will_not_do() {
 
 /// Runs the command as a user who is not root, in a lab that is theirs.
 fn as_nobody(lab: &Lab, dir: &Path, env: &[(&str, &str)]) -> Ended {
-    let bin = lab.path("factory");
-    if !bin.exists() {
-        fs::copy(FACTORY, &bin).unwrap();
-    }
+    let bin = lab.install(&lab.path("bin"));
     let mut call = lab.command("setpriv", dir);
     call.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&bin)

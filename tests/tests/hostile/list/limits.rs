@@ -22,7 +22,7 @@ macro_rules! fills {
             r#"git commit -q --allow-empty -m "Do $name"; git push -q origin HEAD; trap '' TERM XFSZ
 "#,
             $how,
-            "\nsleep 35; hold"
+            "\nsleep ${STAYS:-35}; hold"
         )
     };
 }
@@ -76,7 +76,7 @@ hold; exec 3>&-; wait"#,
     Attack {
         name: "use-processors",
         tries: "uses more of the processors than it may",
-        script: r#"hold; for i in 1 2 3 4; do timeout 4 sh -c 'while :; do :; done' & done; wait; hold"#,
+        script: r#"hold; for i in 1 2 3 4; do timeout 10 sh -c 'while :; do :; done' & done; wait; hold"#,
         wall: Wall::Limit(Limit::Processors),
         // How much it got says little where the machine is busy; that it was held back does.
         judge: |s| {
