@@ -176,8 +176,9 @@ impl<'a> Start<'a> {
 
     /// Waits for its end: of the launcher and of everything that shares its outputs.
     pub fn ended(mut self) -> Ended {
-        // As long as it says something it goes on, however much there is to do.
-        while self.hear(Instant::now() + LONGEST, "its end, or another line") {}
+        // As long as it says something it goes on, however much there is to do; not for ever.
+        let last = Instant::now() + 5 * LONGEST;
+        while self.hear(last.min(Instant::now() + LONGEST), "its end") {}
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
         println!("{}\n-- exit {code}", self.lines.join("\n"));
         Ended {

@@ -100,7 +100,11 @@ fn commit_checked(
         (Outcome::Green, _) if !ran => {
             job.story
                 .push(format!("{id}: nothing was checked on {short}"));
-            job::to_check(tx, job, commit)
+            match (tx.config().checks.is_empty(), &tests) {
+                (false, _) => due(tx, job, commit, tests, rerun),
+                (true, Tests::Own) => job::to_check(tx, job, commit),
+                (true, Tests::Base { .. }) => job::to_review(tx, job, commit),
+            }
         }
         (Outcome::Green, Tests::Own) => {
             let flaky = match rerun {
@@ -204,23 +208,23 @@ fn merge_tested(
             tx.put_job(job);
             Ok("merge test due".to_owned())
         }
-        Outcome::Green if !ran => {
-            tx.put_job(job);
-            merge::advance(tx, number, id, Holds::Open)
-        }
         Outcome::Green => {
-            let flaky = match *rerun {
-                true => " when run again: they are flaky",
-                false => "",
+            let (holds, what) = match (ran, *rerun) {
+                (true, false) => (Holds::Yes, format!("checks passed on {short}")),
+                (true, true) => (
+                    Holds::No,
+                    format!("checks passed on {short} only when run again: they are flaky"),
+                ),
+                (false, false) => (Holds::Open, format!("nothing was checked on {short}")),
+                (false, true) => (
+                    Holds::No,
+                    format!("checks failed on {short}, and nothing was checked after that"),
+                ),
             };
-            job.story
-                .push(format!("{id}: checks passed on {short}{flaky}"));
-            let holds = match *rerun {
-                true => Holds::No,
-                false => Holds::Yes,
-            };
+            job.story.push(format!("{id}: {what}"));
+            let why = format!("{what} ({id})");
             tx.put_job(job);
-            merge::advance(tx, number, id, holds)
+            merge::advance(tx, number, holds, why)
         }
         Outcome::Red(why) if !*rerun => {
             job.story.push(format!("{id}: {}; once more", line(&why)));

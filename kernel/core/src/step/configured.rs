@@ -11,7 +11,7 @@ use crate::{
     event::Refusal,
     evidence,
     ids::IssueNo,
-    model::{Fact, Holds, PrState, Stage},
+    model::{Fact, Holds, Issue, PrState, REJECTED, Stage},
 };
 
 /// Takes up what the configuration says now, in place of `before`: nobody waits for a run that
@@ -51,7 +51,11 @@ pub(super) fn go_on(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
         }
         Stage::SplitReady if config.gates.issues == Gate::Auto => {
             let parts = tx.issue(number)?.instruction.map(|i| i.children);
-            split::approve(tx, config::FILE, job, &parts.unwrap_or_default())?;
+            let mut parts = parts.unwrap_or_default();
+            // What a person sent back waits for one.
+            let is_rejected = |issue: Issue| issue.has_label(REJECTED);
+            parts.retain(|part| !tx.issue(*part).is_ok_and(is_rejected));
+            split::approve(tx, config::FILE, job, &parts)?;
         }
         Stage::ReviewDue { commit } if config.reviewer_of(tier).is_none() => {
             job::to_review(tx, job, commit)?;

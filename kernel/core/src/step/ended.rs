@@ -425,10 +425,10 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
             let commit = run.grant.start.clone();
             let outcome = format!("added nothing to {}", commit.short());
             job.story.push(format!("{id}: {outcome}"));
-            let checked = tx.config().checks.is_empty()
-                || job.checked.as_ref().is_some_and(|c| c.commit == commit);
+            job.checked = job.checked.filter(|checked| checked.commit == commit);
+            let checked = tx.config().checks.is_empty() || job.checked.is_some();
             let to = match job.asked_to_split && checked {
-                _ if verify::adds_nothing(tx, &job)? => verify::look_again(tx, job)?,
+                _ if verify::adds_nothing(tx, &job)? => verify::look_again(tx, job, Some(commit))?,
                 // One that was asked to become smaller, and cannot.
                 true if job.is_approved(&commit) => job::to_opening(tx, job, commit)?,
                 true => job::to_review(tx, job, commit)?,
@@ -446,7 +446,7 @@ fn code_ended(tx: &mut Tx<'_>, run: Run, mut job: Job, end: &RunEnd) -> Result<S
             job.resume = session_of(&run);
             job.story
                 .push(format!("{id}: added nothing to what is merged"));
-            let to = verify::look_again(tx, job)?;
+            let to = verify::look_again(tx, job, None)?;
             (ExitClass::Ok, "added nothing".to_owned(), to)
         }
         (Verdict::Finished, None) => {

@@ -9,7 +9,7 @@ use crate::{
     config::{self, Gate},
     event::{EffectResult, MergeResult, Refusal},
     evidence,
-    ids::{IssueNo, Oid, PrNo, RunId},
+    ids::{IssueNo, Oid, PrNo},
     model::{Change, EffectKind, Evidence, Fact, Holds, Job, Next, Pr, PrState, Stage},
     report::outgoing_text,
     rules::ToldPaths,
@@ -59,7 +59,7 @@ fn branch_moved(
                 Next::Check if verify::adds_nothing(tx, &job)? => {
                     job.story
                         .push("nothing was added to what is merged".to_owned());
-                    verify::look_again(tx, job)?
+                    verify::look_again(tx, job, Some(commit))?
                 }
                 Next::Check => job::to_check(tx, job, commit)?,
                 Next::Anew => job::anew(tx, job)?,
@@ -92,7 +92,7 @@ fn branch_moved(
                 Next::Check | Next::Code | Next::Human { .. } => {
                     job.unchecked = None;
                     match verify::adds_nothing(tx, &job)? {
-                        true => verify::look_again(tx, job)?,
+                        true => verify::look_again(tx, job, Some(found))?,
                         false => job::to_check(tx, job, found)?,
                     }
                 }
@@ -100,27 +100,24 @@ fn branch_moved(
         }
         EffectResult::BranchTaken { found: None } => {
             job.checked = None;
-            not_moved(&mut job, &new);
             let why = format!(
                 "The branch `{branch}` was deleted, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
             );
-            job::needs_human(tx, job, &why)?
+            not_moved(tx, job, &new, &why)?
         }
         EffectResult::BranchCheckedOut { worktree } => {
-            not_moved(&mut job, &new);
             let why = format!(
                 "The branch `{branch}` is checked out in {worktree}, so it was not moved to {}. Switch that work tree to another branch. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
                 new.short()
             );
-            job::needs_human(tx, job, &why)?
+            not_moved(tx, job, &new, &why)?
         }
         EffectResult::Failed { why } => {
-            not_moved(&mut job, &new);
             let why = format!(
                 "The branch `{branch}` could not be moved to {}: {why} The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
                 new.short()
             );
-            job::needs_human(tx, job, &why)?
+            not_moved(tx, job, &new, &why)?
         }
         EffectResult::Done
         | EffectResult::TargetMoved
@@ -132,11 +129,17 @@ fn branch_moved(
     Ok(format!("job {number}: {branch} at {} -> {to}", new.short()))
 }
 
-/// What a run pushed is not on its branch. Where a person puts it there, nothing has checked it,
-/// and what is known of the change is that of an older commit.
-fn not_moved(job: &mut Job, pushed: &Oid) {
-    job.change = None;
-    job.unchecked = Some(pushed.clone());
+/// What a run pushed is not on its branch, which is a person's. Where they put it there, nothing
+/// has checked it, and what is known of the change is that of an older commit.
+fn not_moved(tx: &mut Tx<'_>, job: Job, pushed: &Oid, why: &str) -> Result<String, Refusal> {
+    let number = job.issue;
+    let to = job::needs_human(tx, job, why)?;
+    if let Some(mut job) = tx.job(number) {
+        job.change = None;
+        job.unchecked = Some(pushed.clone());
+        tx.put_job(job);
+    }
+    Ok(to)
 }
 
 fn target_advanced(
@@ -292,26 +295,19 @@ pub(super) fn merge_made(
                 let why = job::a_person_decides(&pr.evidence);
                 return Ok(back_to_gate(tx, pr, why));
             }
-            let tested = tx.config().checks.is_empty()
-                || (tree_is_heads
-                    && pr
-                        .checked
-                        .as_ref()
-                        .is_some_and(|c| c.commit == pr.head && !c.flaky));
+            let passed = pr
+                .checked
+                .as_ref()
+                .filter(|c| tree_is_heads && c.commit == pr.head && !c.flaky);
             let short = merge.short().to_owned();
-            if tested {
-                let why = match &pr.checked {
+            if passed.is_some() || tx.config().checks.is_empty() {
+                let (holds, why) = match passed {
                     Some(checked) => {
-                        format!(
-                            "its tree is that of the head, which passed ({})",
-                            checked.run
-                        )
+                        let run = checked.run;
+                        let why = format!("its tree is that of the head, which passed ({run})");
+                        (Holds::Yes, why)
                     }
-                    None => "nothing was checked".to_owned(),
-                };
-                let holds = match pr.checked {
-                    Some(_) => Holds::Yes,
-                    None => Holds::Open,
+                    None => (Holds::Open, format!("nothing was checked on {short}")),
                 };
                 let fact = Fact::Merged;
                 evidence::put(&mut pr.evidence, Evidence { fact, holds, why });
@@ -389,14 +385,13 @@ fn record_advance(tx: &mut Tx<'_>, pr: PrNo, old: Oid, new: Oid, worktree: Optio
     );
 }
 
-/// The merge commit's checks passed, or passed only when run again, or there were none (`holds`):
-/// the target may move to it. Where an automatic gate opened for it, what became known since
-/// may leave that to a person.
+/// The target may move to the merge commit, of which `holds` and `why` say what its checks said.
+/// Where an automatic gate opened for it, what became known since may leave that to a person.
 pub(super) fn advance(
     tx: &mut Tx<'_>,
     number: PrNo,
-    run: RunId,
     holds: Holds,
+    why: String,
 ) -> Result<String, Refusal> {
     let mut pr = tx.pr(number)?;
     let PrState::Testing {
@@ -410,25 +405,23 @@ pub(super) fn advance(
     else {
         return Err(Refusal::Stale(format!("pr {number}")));
     };
-    let short = merge.short();
-    let why = match holds {
-        Holds::Yes => format!("checks passed on {short} ({run})"),
-        Holds::No => format!("checks passed on {short} only when run again ({run})"),
-        Holds::Open => format!("nothing was checked on {short}"),
-    };
     let fact = Fact::Merged;
+    let said = why.clone();
     evidence::put(&mut pr.evidence, Evidence { fact, holds, why });
-    // Whoever shut it meanwhile wants to be asked.
-    if by == config::FILE && tx.config().gates.merge != Gate::Auto {
-        let why = format!("{A_PERSON_DECIDES}`gates.merge` is `human` now");
-        return Ok(back_to_gate(tx, pr, why));
-    }
-    if by == config::FILE && holds != Holds::Yes {
+    if by == config::FILE {
+        let is_shut = tx.config().gates.merge != Gate::Auto;
         let why = match holds {
-            Holds::Open => format!("{A_PERSON_DECIDES}nothing was checked on {short}"),
-            Holds::Yes | Holds::No => job::a_person_decides(&pr.evidence),
+            Holds::No => Some(job::a_person_decides(&pr.evidence)),
+            // Whoever shut it meanwhile wants to be asked.
+            Holds::Yes | Holds::Open if is_shut => {
+                Some(format!("{A_PERSON_DECIDES}`gates.merge` is `human` now"))
+            }
+            Holds::Open => Some(format!("{A_PERSON_DECIDES}{said}")),
+            Holds::Yes => None,
         };
-        return Ok(back_to_gate(tx, pr, why));
+        if let Some(why) = why {
+            return Ok(back_to_gate(tx, pr, why));
+        }
     }
     pr.state = PrState::Advancing {
         by,

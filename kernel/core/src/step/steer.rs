@@ -192,7 +192,11 @@ pub(super) fn edit(
             return Err(Refusal::Merging(number));
         }
         // Where nothing is to be added, that is what is there.
-        job.unchecked = job.unchecked.or(Some(pr.head.clone()));
+        job.unchecked = match job.stage() {
+            Stage::Proposed => Some(pr.head.clone()),
+            // A run may have pushed more.
+            _ => job.unchecked.or(Some(pr.head.clone())),
+        };
         pr.state = PrState::Reworking;
         tx.put_pr(pr);
     }

@@ -84,15 +84,15 @@ pub(super) fn merged(
     job.not_before = None;
     job.breaks = 0;
     job.losses = 0;
-    due(tx, job)?;
+    due(tx, job, None)?;
     Ok(format!("{note} verify-due"))
 }
 
-/// To the look at the target.
-fn due(tx: &mut Tx<'_>, mut job: Job) -> Result<(), Refusal> {
+/// To the look at the target. `empty` is the tip of the branch, where that adds nothing.
+fn due(tx: &mut Tx<'_>, mut job: Job, empty: Option<Oid>) -> Result<(), Refusal> {
     job.enter(Stage::VerifyDue)?;
     job.checked = None;
-    job.unchecked = None;
+    job.unchecked = empty;
     job.feedback = None;
     tx.put_job(job);
     Ok(())
@@ -106,8 +106,7 @@ pub(super) fn says_it_is_there(tx: &Tx<'_>, job: &Job, run: &Run) -> Result<bool
     let Some(merged) = merged.filter(|_| reviews && job.pr.is_none()) else {
         return Ok(false);
     };
-    let found_all = [&merged.head, &run.intent].contains(&&run.grant.start);
-    Ok(found_all || adds_nothing(tx, job)?)
+    Ok([&merged.head, &run.intent].contains(&&run.grant.start))
 }
 
 /// True where the branch holds nothing beyond what is merged.
@@ -117,9 +116,9 @@ pub(super) fn adds_nothing(tx: &Tx<'_>, job: &Job) -> Result<bool, Refusal> {
 }
 
 /// Once more to the look at the target.
-pub(super) fn look_again(tx: &mut Tx<'_>, job: Job) -> Result<String, Refusal> {
+pub(super) fn look_again(tx: &mut Tx<'_>, job: Job, empty: Option<Oid>) -> Result<String, Refusal> {
     let number = job.issue;
-    due(tx, job)?;
+    due(tx, job, empty)?;
     configured::go_on(tx, number)?;
     let stage = tx.job(number).map(|job| job.stage().kind().as_str());
     Ok(stage.unwrap_or("closed").to_owned())

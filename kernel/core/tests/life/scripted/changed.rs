@@ -4,7 +4,7 @@ use super::{
     verified::{adds_nothing, lands, merges, split, stage_of, unreviewed},
     *,
 };
-use factory_core::{event::EffectResult, ids::Oid};
+use factory_core::{event::EffectResult, ids::Oid, model::Evidence};
 
 const TWO: IssueNo = IssueNo(2);
 const THREE: IssueNo = IssueNo(3);
@@ -134,10 +134,77 @@ fn a_merge_that_nothing_tested_reaches_no_target_by_itself() {
     assert!(world.journal(loaded(&none)));
     let run = awaited(&mut world, Purpose::MergeTest { pr: PR });
     exits(&mut world, run, 0);
+    assert_eq!(merged_by(&world).holds, Holds::Open);
     let pr = &world.state.prs[&PR];
     assert_eq!(pr.state, PrState::Ready);
     assert!(pr.note.as_ref().unwrap().contains("nothing was checked"));
     assert!(world.state.effects.is_empty());
+}
+
+/// The evidence of the merge.
+fn merged_by(world: &World) -> Evidence {
+    let mut evidence = world.state.prs[&PR].evidence.iter();
+    let of_it = evidence.find(|piece| piece.fact == Fact::Merged);
+    of_it.unwrap().clone()
+}
+
+#[test]
+fn what_failed_before_nothing_was_checked_is_not_forgotten() {
+    let mut none = config();
+    none.checks.clear();
+    let mut world = approved(config());
+    codes(&mut world);
+    checks(&mut world, 1);
+    assert!(world.journal(loaded(&none)));
+    let run = awaited(&mut world, Purpose::Check);
+    assert!(world.journal(loaded(&config())));
+    exits(&mut world, run, 0);
+    checks(&mut world, 0);
+    assert!(job(&world).checked.as_ref().unwrap().flaky);
+
+    let mut auto = config();
+    auto.gates.merge = Gate::Auto;
+    none.gates.merge = Gate::Auto;
+    let mut world = approved(auto);
+    codes(&mut world);
+    checks(&mut world, 0);
+    reviews(&mut world, "approve", 0.95);
+    is_merged_by_itself(&mut world);
+    let run = awaited(&mut world, Purpose::MergeTest { pr: PR });
+    exits(&mut world, run, 1);
+    assert!(world.journal(loaded(&none)));
+    let run = awaited(&mut world, Purpose::MergeTest { pr: PR });
+    exits(&mut world, run, 0);
+    assert_eq!(world.state.prs[&PR].state, PrState::Ready);
+    let piece = merged_by(&world);
+    assert!(
+        piece.holds == Holds::No && piece.why.starts_with("checks failed on"),
+        "{piece:?}"
+    );
+}
+
+#[test]
+fn a_persons_merge_that_nothing_checked_says_so() {
+    let mut none = config();
+    none.checks.clear();
+    let mut world = approved(config());
+    proposed(&mut world);
+    assert!(world.journal(loaded(&none)));
+    order(&mut world, Command::MergePr(PR));
+    let result = MergeResult::Clean {
+        merge: world.oid(),
+        tree_is_heads: false,
+        worktree: None,
+        protected: Default::default(),
+        change: Change::default(),
+    };
+    let (pr, target) = (PR, world.target.clone());
+    assert!(world.journal(Event::MergeMade { pr, target, result }));
+    let piece = merged_by(&world);
+    assert!(
+        piece.holds == Holds::Open && piece.why.starts_with("nothing was checked"),
+        "{piece:?}"
+    );
 }
 
 #[test]
@@ -187,7 +254,7 @@ fn what_could_not_be_put_on_the_branch_is_judged_by_no_older_change() {
         why: "a directory is in the way".into(),
     });
     branch_is(EffectResult::BranchCheckedOut {
-        worktree: "/home/uma/tree".into(),
+        worktree: "/trees/other".into(),
     });
 }
 
@@ -253,12 +320,18 @@ fn gates_that_become_automatic_let_through_what_waits_at_them() {
     let text = "Do both.".to_owned();
     let auto_approve = false;
     order(&mut world, Command::Instruct { text, auto_approve });
-    splits(&mut world, &[part("a", "A", &[]), part("b", "B", &["a"])]);
+    splits(&mut world, &[part("a", "A", &[]), part("b", "B", &[])]);
     assert_eq!(stage(&world), StageKind::SplitReady);
+    order(&mut world, Command::Approve(THREE));
+    order(&mut world, Command::Cancel(THREE));
     config.gates.issues = Gate::Auto;
     assert!(world.journal(loaded(&config)));
     assert_eq!(stage(&world), StageKind::Children);
     assert_eq!(stage_of(&world, TWO), StageKind::Queued);
+    assert!(
+        !world.state.jobs.contains_key(&THREE),
+        "a person sent it back"
+    );
 }
 
 #[test]
@@ -281,6 +354,26 @@ fn nothing_opens_unreviewed_where_anybody_reviews_by_then() {
     ends(&mut world, run, None);
     world.until_idle();
     assert_eq!(world.merged, [1]);
+}
+
+#[test]
+fn a_persons_commit_on_a_branch_that_added_nothing_is_not_passed_over() {
+    let mut config = config();
+    config.rounds = 5;
+    let mut world = split(config);
+    merges(&mut world, PR, false);
+    verifies(&mut world, "request_changes");
+    let whole = std::mem::take(&mut world.every_change);
+    pushes(&mut world, false);
+    reaches(&mut world, TWO, StageKind::Queued);
+    adds_nothing(&mut world);
+    verifies(&mut world, "request_changes");
+    world.every_change = whole;
+    let branch = world.state.jobs[&TWO].branch.clone();
+    let theirs = world.oid();
+    world.branches.insert(branch, theirs);
+    adds_nothing(&mut world);
+    assert_eq!(stage_of(&world, TWO), StageKind::Queued, "another round");
 }
 
 #[test]
