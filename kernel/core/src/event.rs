@@ -423,7 +423,7 @@ pub enum Refusal {
     Merging(IssueNo),
     /// The issue's job has no open pull request.
     #[error("issue {0} has no open pull request")]
-    NoPrYet(IssueNo),
+    NoOpenPr(IssueNo),
     /// What follows `/factory` in a comment is no order.
     #[error("orders are {0}")]
     NoSuchOrder(&'static str),

@@ -242,9 +242,7 @@ fn a_second_start_is_refused_and_told_who_runs() {
     let (one, _remote) = first();
     let mut start = one.start(&["--until-idle"], &[]);
     until_saved(&one, &mut start);
-    let both = |start: &mut factory_tests::Start<'_>| {
-        ["kernel", "gateway"].map(|role| start.process(role).pid)
-    };
+    let both = |start: &mut Start<'_>| ["kernel", "gateway"].map(|role| start.process(role).pid);
     let there = both(&mut start);
     let [kernel, _] = there;
     for arguments in [&["--until-idle"][..], &["--until-idle", "--take-over"]] {

@@ -89,6 +89,13 @@ pub struct Review {
     pub own_word: bool,
 }
 
+impl Review {
+    /// True where it approves of this very commit.
+    pub fn approves(&self, commit: &Oid) -> bool {
+        self.commit == *commit && self.verdict == ReviewVerdict::Approve
+    }
+}
+
 /// Work that is merged, and whose issue is open until somebody saw that it does what that asks
 /// for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,6 @@ use crate::{
     exit::LONGEST_BACKOFF,
     ids::{IssueNo, Oid, PrNo, RunId},
     quantity::Bytes,
-    report::ReviewVerdict,
     route::Route,
 };
 use serde::{Deserialize, Serialize};
@@ -190,9 +189,8 @@ impl Job {
 
     /// True where a review approved this very commit.
     pub fn is_approved(&self, commit: &Oid) -> bool {
-        let review = self.review.iter();
-        let mut of_it = review.filter(|review| review.commit == *commit);
-        of_it.any(|review| review.verdict == ReviewVerdict::Approve)
+        let review = self.review.as_ref();
+        review.is_some_and(|review| review.approves(commit))
     }
 
     /// True where its work is merged, and a run looks at the target, or is to.

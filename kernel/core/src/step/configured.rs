@@ -26,8 +26,8 @@ pub(super) fn follow(tx: &mut Tx<'_>, before: &Config) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A job goes on where it waits for a run that only reads, and that the configuration does not
-/// ask for.
+/// A job goes on where it waits for a run that only reads and that the configuration does not
+/// ask for, or at a gate that the configuration has opened.
 pub(super) fn go_on(tx: &mut Tx<'_>, number: IssueNo) -> Result<(), Refusal> {
     // What is held goes on when it is released.
     let Some(mut job) = tx.job(number).filter(|job| job.held_by.is_none()) else {

@@ -50,6 +50,9 @@ fn branch_moved(
     let Stage::Publishing { commit, then } = job.stage().clone() else {
         return Err(Refusal::Stale(format!("job {number}")));
     };
+    let brings = format!(
+        "`git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
+    );
     let to = match result {
         EffectResult::Moved { change } => {
             job.change = Some(change);
@@ -76,7 +79,7 @@ fn branch_moved(
         } => {
             let short = found.short();
             let text = format!(
-                "Somebody moved the branch `{branch}` to {short}, so the factory goes on from there. What the run made meanwhile is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.\n"
+                "Somebody moved the branch `{branch}` to {short}, so the factory goes on from there. What the run made meanwhile is commit {new}; {brings}\n"
             );
             tx.comment(number, FACTORY, text)?;
             job.story.push(format!(
@@ -101,20 +104,20 @@ fn branch_moved(
         EffectResult::BranchTaken { found: None } => {
             job.checked = None;
             let why = format!(
-                "The branch `{branch}` was deleted, so it was left alone. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it."
+                "The branch `{branch}` was deleted, so it was left alone. The run's work is commit {new}; {brings}"
             );
             not_moved(tx, job, &new, &why)?
         }
         EffectResult::BranchCheckedOut { worktree } => {
             let why = format!(
-                "The branch `{branch}` is checked out in {worktree}, so it was not moved to {}. Switch that work tree to another branch. The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
+                "The branch `{branch}` is checked out in {worktree}, so it was not moved to {}. Switch that work tree to another branch. The run's work is commit {new}; {brings}",
                 new.short()
             );
             not_moved(tx, job, &new, &why)?
         }
         EffectResult::Failed { why } => {
             let why = format!(
-                "The branch `{branch}` could not be moved to {}: {why} The run's work is commit {new}; `git fetch \"$(git rev-parse --git-common-dir)/factory/door.git\" {new}` brings it.",
+                "The branch `{branch}` could not be moved to {}: {why} The run's work is commit {new}; {brings}",
                 new.short()
             );
             not_moved(tx, job, &new, &why)?

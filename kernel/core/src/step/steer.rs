@@ -53,7 +53,7 @@ pub(super) fn comment(
 fn carry_out(tx: &mut Tx<'_>, by: &str, number: IssueNo, order: &str) -> Result<String, Refusal> {
     let pr_of = |tx: &Tx<'_>| {
         let job = tx.job(number).ok_or(Refusal::NoSuchJob(number))?;
-        job.pr.ok_or(Refusal::NoPrYet(number))
+        job.pr.ok_or(Refusal::NoOpenPr(number))
     };
     match order {
         "retry" => retry(tx, by, number),

@@ -115,7 +115,8 @@ pub(super) fn adds_nothing(tx: &Tx<'_>, job: &Job) -> Result<bool, Refusal> {
     Ok(is_empty && job.pr.is_none() && tx.issue(job.issue)?.merged.is_some())
 }
 
-/// Once more to the look at the target.
+/// Once more to the look at the target, or to a person where nobody looks any more. `empty` is
+/// the tip of the branch, where that adds nothing.
 pub(super) fn look_again(tx: &mut Tx<'_>, job: Job, empty: Option<Oid>) -> Result<String, Refusal> {
     let number = job.issue;
     due(tx, job, empty)?;
@@ -128,9 +129,10 @@ pub(super) fn look_again(tx: &mut Tx<'_>, job: Job, empty: Option<Oid>) -> Resul
 /// saw just what the target holds now.
 fn is_looked_at(tx: &Tx<'_>, pr: &Pr, job: &Job) -> Result<bool, Refusal> {
     let is_seen = pr.merges_as_it_is
-        && pr.review.as_ref().is_some_and(|review| {
-            review.commit == pr.head && review.verdict == ReviewVerdict::Approve
-        });
+        && pr
+            .review
+            .as_ref()
+            .is_some_and(|review| review.approves(&pr.head));
     let reviews = tx.config().reviewer_of(job::tier(job)).is_some();
     Ok(!is_seen && reviews && route::points(&tx.issue(job.issue)?) > 0)
 }

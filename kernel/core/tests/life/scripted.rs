@@ -15,7 +15,7 @@ use factory_core::{
     config::{Config, EngineKind, Gate, Worked},
     event::{Command, Event, MergeResult},
     grant::Role,
-    ids::{IssueNo, PrNo, RunId},
+    ids::{IssueNo, Oid, PrNo, RunId},
     inbox::{EngineExit, InboxEntry, RunEnd},
     model::{Change, ContainerExit, Fact, Holds, Job, Next, PrState, Purpose, Stage, StageKind},
     plan::{Action, Seen},
@@ -166,6 +166,21 @@ fn touches_tests(world: &mut World) {
 }
 
 /// Up to its pull request.
+/// The merge commit of a pull request is made, with the tree of its head or another; gives it.
+fn merge_is_made(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
+    let merge = world.oid();
+    let result = MergeResult::Clean {
+        merge: merge.clone(),
+        tree_is_heads,
+        worktree: None,
+        protected: Default::default(),
+        change: Change::default(),
+    };
+    let target = world.target.clone();
+    assert!(world.journal(Event::MergeMade { pr, target, result }));
+    merge
+}
+
 fn proposed(world: &mut World) {
     codes(world);
     checks(world, 0);

@@ -4,7 +4,7 @@ use super::{
     verified::{adds_nothing, lands, merges, split, stage_of, unreviewed},
     *,
 };
-use factory_core::{event::EffectResult, ids::Oid, model::Evidence};
+use factory_core::{event::EffectResult, model::Evidence};
 
 const TWO: IssueNo = IssueNo(2);
 const THREE: IssueNo = IssueNo(3);
@@ -57,15 +57,7 @@ fn is_merged_by_itself(world: &mut World) {
         let action = world.plan().into_iter().next().unwrap();
         world.perform(action);
     }
-    let result = MergeResult::Clean {
-        merge: world.oid(),
-        tree_is_heads: false,
-        worktree: None,
-        protected: Default::default(),
-        change: Change::default(),
-    };
-    let (pr, target) = (PR, world.target.clone());
-    assert!(world.journal(Event::MergeMade { pr, target, result }));
+    merge_is_made(world, PR, false);
 }
 
 #[test]
@@ -191,15 +183,7 @@ fn a_persons_merge_that_nothing_checked_says_so() {
     proposed(&mut world);
     assert!(world.journal(loaded(&none)));
     order(&mut world, Command::MergePr(PR));
-    let result = MergeResult::Clean {
-        merge: world.oid(),
-        tree_is_heads: false,
-        worktree: None,
-        protected: Default::default(),
-        change: Change::default(),
-    };
-    let (pr, target) = (PR, world.target.clone());
-    assert!(world.journal(Event::MergeMade { pr, target, result }));
+    merge_is_made(&mut world, PR, false);
     let piece = merged_by(&world);
     assert!(
         piece.holds == Holds::Open && piece.why.starts_with("nothing was checked"),

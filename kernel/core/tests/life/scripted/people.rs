@@ -290,15 +290,7 @@ fn an_order_that_is_refused_halfway_leaves_nothing_half_done() {
     reviews(&mut world, "approve", 0.95);
     world.until_idle();
     order(&mut world, Command::MergePr(PR));
-    let result = MergeResult::Clean {
-        merge: world.oid(),
-        tree_is_heads: true,
-        worktree: None,
-        protected: Default::default(),
-        change: Change::default(),
-    };
-    let (pr, target) = (PR, world.target.clone());
-    assert!(world.journal(Event::MergeMade { pr, target, result }));
+    merge_is_made(&mut world, PR, true);
     // Its part is being merged, so the whole cannot be stopped now.
     says(&mut world, WHOLE, "/factory stop");
     assert!(last_comment(&world, WHOLE).contains("was not done: pull request 1"));

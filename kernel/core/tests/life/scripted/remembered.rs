@@ -2,7 +2,7 @@
 //! that follow.
 
 use super::*;
-use factory_core::{budget::Limit, ids::Oid};
+use factory_core::budget::Limit;
 
 /// How often work on the only place is said to have failed.
 fn failures(world: &World) -> u32 {

@@ -1,7 +1,7 @@
 //! What an issue asks for is looked at on the target, after the merge.
 
 use super::*;
-use factory_core::{ids::Oid, model::IssueState, quantity::Confidence};
+use factory_core::{model::IssueState, quantity::Confidence};
 
 const TWO: IssueNo = IssueNo(2);
 const THREE: IssueNo = IssueNo(3);
@@ -38,16 +38,7 @@ pub(super) fn merges(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
 
 pub(super) fn lands(world: &mut World, pr: PrNo, tree_is_heads: bool) -> Oid {
     order(world, Command::MergePr(pr));
-    let merge = world.oid();
-    let result = MergeResult::Clean {
-        merge: merge.clone(),
-        tree_is_heads,
-        worktree: None,
-        protected: Default::default(),
-        change: Change::default(),
-    };
-    let target = world.target.clone();
-    assert!(world.journal(Event::MergeMade { pr, target, result }));
+    let merge = merge_is_made(world, pr, tree_is_heads);
     if !tree_is_heads {
         let run = awaited(world, Purpose::MergeTest { pr });
         exits(world, run, 0);
